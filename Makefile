@@ -1,0 +1,47 @@
+# Everything a fresh machine needs is Python 3.11 and make. `make demo` and `make test` do all their own set-up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo test check format lint types micro load clean lock
+help:            ## what can be made
+	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+$(READY): pyproject.toml requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $(READY)
+
+setup: $(READY)  ## a virtual environment with locked versions
+
+demo: $(READY)   ## four simulated replicas: round_robin, then cache_aware, side by side
+	$(BIN)/homing demo $(DEMO)
+
+test: $(READY)   ## the default tests
+	$(BIN)/python -m pytest $(TESTS)
+
+format: $(READY) ## is the code formatted
+	$(BIN)/ruff format --check .
+
+lint: $(READY)   ## ruff
+	$(BIN)/ruff check .
+
+types: $(READY)  ## mypy, strict
+	$(BIN)/mypy
+
+check: format lint types test  ## what CI runs
+
+micro: $(READY)  ## micro-benchmarks beside a bare relay
+	$(BIN)/python -m loadtest.micro $(MICRO)
+
+load: $(READY)   ## locust against URL (default a local Homing)
+	$(BIN)/python -m locust -f loadtest/locustfile.py -H $(or $(URL),http://127.0.0.1:8080)
+
+lock: $(READY)   ## pin again what CI installs
+	$(BIN)/python -m pip install --quiet 'uv>=0.5'
+	$(BIN)/uv pip compile --quiet --universal --no-emit-index-url --no-annotate --extra dev --upgrade pyproject.toml -o requirements.lock
+
+clean:           ## forget the environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Homing: a cache-aware request router for fleets of LLM engines."""

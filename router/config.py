@@ -1,0 +1,254 @@
+"""Configuration: the one place that reads it. Frozen, each field with its unit, default and reason.
+
+From a YAML file, from command-line flags, or both (flags win). Every fault of a file is told at once, each with the
+file, the key and what to do. Nobody else reads files of settings or the environment.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from router.errors import ConfigError
+
+
+class UsageProbe(StrEnum):
+    """Whether Homing asks for usage on streams whose client did not (R 1.2)."""
+
+    ALWAYS = "always"
+    SAMPLED = "sampled"
+    NEVER = "never"
+
+
+class TokenSetting(StrEnum):
+    """Where token ids come from (R 3.1). AUTO: local when a tokenizer is found and proven, else the engine."""
+
+    AUTO = "auto"
+    ENGINE = "engine"
+    NONE = "none"
+
+
+def _http_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{value!r} is not an address; write http://HOST:PORT")
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ValueError(f"{value!r} has a path; give only http://HOST:PORT, Homing adds /v1/... itself")
+    return value.rstrip("/")
+
+
+def _zmq_endpoint(value: str) -> str:
+    scheme, separator, rest = value.partition("://")
+    if scheme != "tcp" or not separator or ":" not in rest:
+        raise ValueError(f"{value!r} is not an address to subscribe to; write tcp://HOST:PORT")
+    return value
+
+
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+ZmqEndpoint = Annotated[str, AfterValidator(_zmq_endpoint)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Listen(_Section):
+    host: str = "0.0.0.0"
+    port: Port = 8080
+    admin_host: str = "127.0.0.1"  # metrics and receipts show traffic: loopback unless someone opens it (R 6.2)
+    admin_port: Port = 8081
+
+
+class ReplicaSettings(_Section):
+    url: HttpUrl
+    id: str | None = None  # default HOST:PORT
+    labels: dict[str, str] = {}
+    events: ZmqEndpoint | None = None  # default: ask the replica
+    replay: ZmqEndpoint | None = None
+    topic: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.id or urlsplit(self.url).netloc
+
+    @model_validator(mode="after")
+    def _replay_needs_events(self) -> ReplicaSettings:
+        if self.replay and not self.events:
+            raise ValueError("replay is set but events is not; give both, or neither to let the replica tell them")
+        return self
+
+
+class ModelSettings(_Section):
+    name: str
+    tokenizer: str | None = None  # DIR, hub id or auto; default: tokens.tokenizer
+
+
+class Tokens(_Section):
+    tokenizer: str = "auto"
+    source: TokenSetting = TokenSetting.AUTO
+    hash_seed: Annotated[int, Field(ge=0, lt=2**64)] = 0  # one value per fleet, so that routers agree (R 6.5)
+    cache_megabytes: Annotated[int, Field(gt=0)] = 256  # segments and block hashes already computed
+
+
+class Limits(_Section):
+    body_megabytes: Seconds = 64.0  # 1M tokens of chat is about 5 MB; images come as base64
+    max_in_flight: Annotated[int, Field(gt=0)] = 10_000
+    max_in_flight_per_replica: Annotated[int, Field(gt=0)] = 1_024  # engines queue well; this guards against the absurd
+    queue_length: Annotated[int, Field(ge=0)] = 1_000
+    queue_wait_seconds: Seconds = 30.0
+    drain_seconds: Seconds = 30.0  # how long a stop waits for open streams
+
+
+class TimeoutSettings(_Section):
+    """R 2.2. A long prefill is legal: a hung replica is found by its probe, not by first_byte_seconds."""
+
+    connect_seconds: Seconds = 2.0
+    first_byte_seconds: Seconds = 600.0
+    idle_seconds: Seconds = 120.0
+
+
+class ProbeSettings(_Section):
+    interval_seconds: Seconds = 2.0
+    timeout_seconds: Seconds = 2.0
+
+
+class SessionSettings(_Section):
+    headers: tuple[str, ...] = (
+        "x-session-affinity",
+        "x-session-id",
+        "session-id",
+        "x-claude-code-session-id",
+        "x-dynamo-session-id",
+    )
+    idle_seconds: Seconds = 3600.0
+    max_sessions: Annotated[int, Field(gt=0)] = 100_000
+
+
+class Auth(_Section):
+    api_keys_file: Path | None = None  # one key a line; absent: the endpoint is open
+    replica_api_key_env: str | None = None  # the variable that holds the key replicas want
+
+
+class IndexSettings(_Section):
+    budget_megabytes: Annotated[int, Field(gt=0)] = 4096  # about 14 million (block, replica) pairs
+    guessed_cache_blocks: Annotated[int, Field(gt=0)] = (
+        16_384  # of a replica without events that does not tell its size
+    )
+
+
+class Config(_Section):
+    listen: Listen = Listen()
+    replicas: tuple[ReplicaSettings, ...] = ()
+    models: tuple[ModelSettings, ...] = ()
+    policy: str = "cache_aware"
+    tokens: Tokens = Tokens()
+    limits: Limits = Limits()
+    timeouts: TimeoutSettings = TimeoutSettings()
+    probe: ProbeSettings = ProbeSettings()
+    sessions: SessionSettings = SessionSettings()
+    auth: Auth = Auth()
+    index: IndexSettings = IndexSettings()
+    usage_probe: UsageProbe = UsageProbe.ALWAYS
+    seed: int = 0  # of every random choice: the same seed gives the same decisions
+
+    @model_validator(mode="after")
+    def _whole(self) -> Config:
+        if not self.replicas:
+            raise ValueError("replicas is empty; list at least one `- url: http://HOST:PORT`, or pass --replica")
+        names = [replica.name for replica in self.replicas]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"replicas named twice: {', '.join(twice)}; give each its own id")
+        return self
+
+    def replica_api_key(self) -> str | None:
+        """The key sent to replicas, from the environment."""
+        return os.environ.get(self.auth.replica_api_key_env) if self.auth.replica_api_key_env else None
+
+    def api_keys(self) -> frozenset[str] | None:
+        """The keys clients may use; None when the endpoint is open."""
+        if self.auth.api_keys_file is None:
+            return None
+        lines = self.auth.api_keys_file.read_text().splitlines()
+        return frozenset(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+
+
+def read(path: Path | None, overrides: Mapping[str, Any]) -> Config:  # Any: values are checked by the model below
+    """The configuration of `path` (None: defaults) with `overrides` laid over it, section by section.
+
+    Raises ConfigError with every fault at once.
+    """
+    settings: dict[str, Any] = {}  # Any: YAML, unchecked until the model has seen it
+    source = str(path) if path else "command line"
+    if path is not None:
+        try:
+            loaded = yaml.safe_load(path.read_text())
+        except OSError as fault:
+            raise ConfigError([f"{path}: cannot be read: {fault.strerror}. Give the path of a homing.yaml."]) from fault
+        except yaml.YAMLError as fault:
+            raise ConfigError([f"{path}: not YAML: {' '.join(str(fault).split())}"]) from fault
+        if not isinstance(loaded, dict):
+            raise ConfigError([f"{path}: holds {type(loaded).__name__}, not a mapping. Begin with `replicas:`."])
+        settings = loaded
+    for key, value in overrides.items():
+        below = settings.get(key)
+        settings[key] = {**below, **value} if isinstance(below, dict) and isinstance(value, dict) else value
+    try:
+        config = Config.model_validate(settings)
+    except ValidationError as fault:
+        raise ConfigError([_told(source, error) for error in fault.errors()]) from None
+    faults = _outside_faults(source, config)
+    if faults:
+        raise ConfigError(faults)
+    return config
+
+
+def _outside_faults(source: str, config: Config) -> list[str]:
+    """What only the machine can tell: files and variables the configuration names."""
+    faults = []
+    keys = config.auth.api_keys_file
+    if keys is not None and not keys.is_file():
+        faults.append(f"{source}: auth.api_keys_file: {keys} is not a file. Write one key a line.")
+    variable = config.auth.replica_api_key_env
+    if variable and not os.environ.get(variable):
+        faults.append(f"{source}: auth.replica_api_key_env: the environment has no {variable}. Export it.")
+    return faults
+
+
+def _told(source: str, error: Any) -> str:  # Any: pydantic's ErrorDetails
+    """One fault as file, key, what was wrong and what to do."""
+    where = ".".join(str(part) for part in error["loc"]) or "file"
+    if error["type"] == "extra_forbidden":
+        known = _keys_at(error["loc"][:-1])
+        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"Known here: {', '.join(sorted(known))}."
+        return f"{source}: {where}: no such key. {hint}"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    read_value = error.get("input")
+    shown = f" (read {read_value!r})" if isinstance(read_value, str | int | float | bool) else ""
+    return f"{source}: {where}: {message}{shown}"
+
+
+def _keys_at(loc: tuple[str | int, ...]) -> list[str]:
+    section: type[BaseModel] = Config
+    lists: dict[str, type[BaseModel]] = {"replicas": ReplicaSettings, "models": ModelSettings}
+    for part in loc:
+        if isinstance(part, int):
+            continue
+        if part in lists:
+            section = lists[part]
+            continue
+        kind = section.model_fields[part].annotation if part in section.model_fields else None
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            section = kind
+    return list(section.model_fields)

@@ -1,0 +1,1 @@
+"""Edges that find replicas and learn what they are."""

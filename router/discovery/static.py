@@ -1,0 +1,21 @@
+"""Replicas from the configuration: they are there from the start, and stay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from router.config import ReplicaSettings
+from router.fleet.replica import EventAddress, Replica, ReplicaId
+
+
+def replicas(settings: Sequence[ReplicaSettings]) -> tuple[Replica, ...]:
+    """One Replica per entry, in order."""
+    return tuple(
+        Replica(
+            id=ReplicaId(one.name),
+            url=one.url,
+            labels=one.labels,
+            events=EventAddress(one.events, one.replay, one.topic) if one.events else None,
+        )
+        for one in settings
+    )

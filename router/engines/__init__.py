@@ -1,0 +1,1 @@
+"""Dialects of the engines; no sockets here."""

@@ -1,0 +1,1 @@
+"""The news: KV events from the engines' publishers."""

@@ -1,0 +1,1 @@
+"""Edges that serve live traffic."""

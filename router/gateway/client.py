@@ -1,0 +1,127 @@
+"""The client's side of one exchange: its body in, our answer out, and the news that it hung up.
+
+A hang-up is noticed by one watcher task per exchange, which cancels the exchange's own task: whatever that task waits
+for (a place, a token count, an upstream chunk) ends at once, and its `finally` blocks give everything back (R 2.1).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+from router.errors import BadRequest, BodyTooLarge, HomingError
+from router.gateway.headers import RawHeaders
+
+# Any: the ASGI specification leaves messages and scopes open.
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+BODY_SECONDS = 60.0  # to send a whole body; slower is an attack or a dead peer
+
+
+class Gone(Exception):
+    """The client hung up before its request was whole."""
+
+
+class Client:
+    """One HTTP exchange as ASGI hands it over. Use as `async with`: inside, a hang-up cancels the current task."""
+
+    def __init__(self, headers: RawHeaders, receive: Receive, send: Send) -> None:
+        self.headers = headers
+        self.gone = False
+        self.committed = False  # the status line has left
+        self._finished = False
+        self._receive = receive
+        self._send = send
+        self._task: asyncio.Task[object] | None = None
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def body(self, limit_bytes: int) -> bytes:
+        """The whole body. Raises BodyTooLarge, BadRequest when it comes too slowly, Gone when it never comes."""
+        message = await self._receive()
+        first: bytes = message.get("body", b"")
+        if message["type"] == "http.disconnect":
+            raise Gone
+        if len(first) > limit_bytes:
+            raise _too_large(limit_bytes)
+        if not message.get("more_body"):
+            return first
+        chunks, size = [first], len(first)
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                while message.get("more_body"):
+                    message = await self._receive()
+                    if message["type"] == "http.disconnect":
+                        raise Gone
+                    chunk = message.get("body", b"")
+                    size += len(chunk)
+                    if size > limit_bytes:
+                        raise _too_large(limit_bytes)
+                    chunks.append(chunk)
+        except TimeoutError as late:
+            raise BadRequest(f"The body did not arrive within {BODY_SECONDS:.0f} s.", code="slow_body") from late
+        return b"".join(chunks)
+
+    async def __aenter__(self) -> Client:
+        self._task = asyncio.current_task()
+        # A bare task, owned here: a TaskGroup per request costs more than the relay of a small answer.
+        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if self._watcher is not None:
+            self._watcher.cancel()
+        if kind is asyncio.CancelledError and self.gone and self._task is not None:
+            return self._task.uncancel() == 0  # our own cancellation ends here; anyone else's goes on
+        return False
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if self._finished:  # servers also say "disconnect" when the answer is whole
+            return
+        self.gone = True
+        if self._task is not None:
+            self._task.cancel()
+
+    async def start(self, status: int, headers: RawHeaders) -> None:
+        self.committed = True
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def write(self, body: bytes, *, last: bool = False) -> None:
+        """Waits while the client reads slower than we write."""
+        self._finished = last
+        await self._send({"type": "http.response.body", "body": body, "more_body": not last})
+
+    async def answer(self, status: int, headers: RawHeaders, body: bytes) -> None:
+        """A whole answer at once."""
+        await self.start(status, [*headers, (b"content-length", str(len(body)).encode())])
+        await self.write(body, last=True)
+
+    async def refuse(self, fault: HomingError, extra: RawHeaders) -> None:
+        """An error of ours in OpenAI's shape."""
+        headers = [(b"content-type", b"application/json"), *extra]
+        retry_after = getattr(fault, "retry_after_seconds", None)
+        if retry_after is not None:
+            headers.append((b"retry-after", str(max(1, round(retry_after + 0.499))).encode()))
+        await self.answer(fault.status, headers, error_body(fault))
+
+
+def error_body(fault: HomingError) -> bytes:
+    """OpenAI's error object."""
+    error = {"message": fault.message, "type": fault.kind, "param": fault.param, "code": fault.code}
+    return msgspec.json.encode({"error": error})
+
+
+def _too_large(limit_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(
+        f"The request body is over {limit_bytes / 2**20:.0f} MB. Send less, or raise limits.body_megabytes.",
+        code="body_too_large",
+    )

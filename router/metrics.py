@@ -1,0 +1,139 @@
+"""Every metric Homing shows, by name (R 6.3). One registry per process, passed in; the default one is never used.
+
+Counting a streamed chunk with the client library costs more than relaying a header, so the histograms on the hot path
+keep their own buckets and are handed to the library only when someone scrapes.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from enum import StrEnum
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client.metrics_core import GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+
+class Outcome(StrEnum):
+    """How a request ended, as the client saw it."""
+
+    OK = "ok"
+    CLIENT_ERROR = "client_error"
+    UPSTREAM_ERROR = "upstream_error"
+    NO_REPLICA = "no_replica"
+    OVERLOAD = "overload"
+    TIMEOUT = "timeout"
+    CLIENT_GONE = "client_gone"
+
+
+TTFT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+ITL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+DECISION_BUCKETS = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.005, 0.05)
+
+
+class Histogram:
+    """Buckets of seconds with one label. `observe` costs a bisection and two additions."""
+
+    def __init__(self, name: str, documentation: str, label: str, buckets: tuple[float, ...]) -> None:
+        self.name = name
+        self.documentation = documentation
+        self.label = label
+        self.buckets = buckets
+        self._rows: dict[str, list[float]] = {}  # per label value: counts per bucket, then +Inf, then the sum
+
+    def row(self, value: str) -> list[float]:
+        """The counts of one label value; hold it while a stream lasts and `observe` into it."""
+        found = self._rows.get(value)
+        if found is None:
+            found = self._rows[value] = [0.0] * (len(self.buckets) + 2)
+        return found
+
+    def observe(self, row: list[float], seconds: float) -> None:
+        row[bisect_left(self.buckets, seconds)] += 1
+        row[-1] += seconds
+
+    def forget(self, value: str) -> None:
+        self._rows.pop(value, None)
+
+    def family(self) -> HistogramMetricFamily:
+        family = HistogramMetricFamily(self.name, self.documentation, labels=[self.label])
+        for value, row in self._rows.items():
+            total = 0.0
+            cumulative: list[tuple[str, float]] = []
+            for bound, count in zip((*map(str, self.buckets), "+Inf"), row, strict=False):
+                total += count
+                cumulative.append((bound, total))
+            family.add_metric([value], cumulative, row[-1])
+        return family
+
+
+class Metrics:
+    """All counters of one process. `gauges` are read when scraped, from the rooms that own the numbers."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = self._counter("homing_requests", "Finished requests.", "model", "replica", "outcome")
+        self.prompt_tokens = self._counter("homing_prompt_tokens", "Prompt tokens of forwarded requests.", "model")
+        self.predicted = self._counter(
+            "homing_cached_tokens_predicted", "Prompt tokens predicted to be cached where they were sent.", "model"
+        )
+        self.reported = self._counter(
+            "homing_cached_tokens_reported", "Prompt tokens the replicas reported as cached.", "model"
+        )
+        self.judged = self._counter(
+            "homing_judged_requests", "Requests whose prediction was held against the report.", "replica", "verdict"
+        )
+        self.unpredicted = self._counter("homing_unpredicted", "Requests routed without a prediction.", "cause")
+        self.unjudged = self._counter("homing_unjudged", "Finished requests that could not be judged.", "cause")
+        self.splices = self._counter("homing_splices", "Edits made to a client's body (R 1.1).", "splice")
+        self.retries = self._counter("homing_retries", "Attempts after the first.", "replica", "reason")
+        self.events = self._counter(
+            "homing_kv_events", "KV event batches and what became of them.", "replica", "outcome"
+        )
+        self.ttft = Histogram(
+            "homing_time_to_first_token_seconds",
+            "Request read to first token, as the client sees it.",
+            "model",
+            TTFT_BUCKETS,
+        )
+        self.inter_token = Histogram(
+            "homing_inter_token_seconds", "Between streamed chunks that carry tokens.", "model", ITL_BUCKETS
+        )
+        self.decision = Histogram(
+            "homing_decision_seconds", "Choosing a replica, prompt hashes at hand.", "policy", DECISION_BUCKETS
+        )
+        self.gauges: list[Callable[[], Iterable[Metric]]] = []
+        self.registry.register(_Scraped(self))
+
+    def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
+        return Counter(name, documentation, labels, registry=self.registry)
+
+    def gauge(self, name: str, documentation: str) -> Gauge:
+        """A plain gauge without labels."""
+        return Gauge(name, documentation, registry=self.registry)
+
+    def forget_replica(self, replica: str) -> None:
+        """A replica's series go with it."""
+        for counter, position in ((self.requests, 1), (self.judged, 0), (self.retries, 0), (self.events, 0)):
+            for sample in next(iter(counter.collect())).samples:
+                values = [sample.labels[name] for name in counter._labelnames]
+                if sample.name.endswith("_total") and values[position] == replica:
+                    counter.remove(*values)
+
+
+class _Scraped(Collector):
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        yield self._metrics.ttft.family()
+        yield self._metrics.inter_token.family()
+        yield self._metrics.decision.family()
+        for read in self._metrics.gauges:
+            yield from read()
+
+
+def gauge_family(name: str, documentation: str, labels: tuple[str, ...]) -> GaugeMetricFamily:
+    """A gauge whose samples are computed at the moment of the scrape."""
+    return GaugeMetricFamily(name, documentation, labels=list(labels))

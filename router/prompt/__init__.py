@@ -1,0 +1,1 @@
+"""What is asked: request bytes to token ids to block hashes."""

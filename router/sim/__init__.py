@@ -1,0 +1,1 @@
+"""Simulated engines; they share no hashing or index code with the router."""
