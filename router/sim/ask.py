@@ -1,0 +1,230 @@
+"""What an OpenAI request asks of a simulated engine: prompts as tokens, and the answer planned for each.
+
+Unknown fields are ignored, as vLLM does. Refusals carry vLLM's own wording, type and parameter.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any  # bodies hold JSON of any shape where the engine is lenient
+
+import msgspec
+
+from router.sim.answers import answer, call_arguments, tool_to_call
+from router.sim.cache import Namespace
+from router.sim.model import Model, Refusal
+from router.sim.text import TextError
+
+DEFAULT_ANSWER_TOKENS = 64
+LONG_TEXT_CHARACTERS = 16_384  # about a millisecond of tokenizing
+
+
+class Endpoint(Enum):
+    CHAT = "/v1/chat/completions"
+    COMPLETIONS = "/v1/completions"
+    EMBEDDINGS = "/v1/embeddings"
+    TOKENIZE = "/tokenize"
+
+
+class Body(msgspec.Struct):
+    """The fields of all four endpoints that a simulated engine looks at."""
+
+    model: str | None = None
+    messages: list[dict[str, Any]] | None = None
+    prompt: str | list[Any] | None = None
+    input: str | list[Any] | None = None
+    stream: bool | None = None
+    stream_options: dict[str, Any] | None = None
+    n: int | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    seed: int | None = None
+    temperature: float | None = None
+    cache_salt: str | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Any = None
+    prompt_logprobs: int | None = None
+    return_token_ids: bool | None = None
+    return_token_strs: bool | None = None
+    add_generation_prompt: bool | None = None
+    add_special_tokens: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    documents: list[Any] | None = None
+    vllm_xargs: dict[str, Any] | None = None
+    encoding_format: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    name: str
+    arguments: str  # JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request, read. `answers` has one entry for each choice: `choices` of the first prompt, and so on."""
+
+    endpoint: Endpoint
+    model: str  # as the response names it
+    namespace: Namespace
+    prompts: list[list[int]]
+    answers: list[list[int]]
+    choices: int = 1  # for each prompt
+    finish_reason: str = "length"
+    stream: bool = False
+    include_usage: bool = False
+    continuous_usage: bool = False
+    return_token_ids: bool = False
+    reads_cache: bool = True
+    reports_all_hits: bool = False
+    base64: bool = False
+    tool_call: ToolCall | None = None
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(len(prompt) for prompt in self.prompts)
+
+
+def parse(raw: bytes) -> Body:
+    """The body's known fields. Raises Refusal for what is not JSON or has the wrong type."""
+    try:
+        return msgspec.json.decode(raw, type=Body)
+    except msgspec.ValidationError as error:
+        raise Refusal(f"1 validation error:\n  {error}", kind="Bad Request", param="body") from error
+    except msgspec.DecodeError as error:
+        position, reason = _json_fault(raw)
+        raise Refusal(
+            f"1 validation error:\n  {{'type': 'json_invalid', 'loc': 'body.{position}', 'msg': 'JSON decode error', "
+            f"'input': '<dict of 0 items>', 'ctx': {{'error': {reason!r}}}}}",
+            kind="Bad Request",
+            param=f"body.{position}",
+        ) from error
+
+
+def _json_fault(raw: bytes) -> tuple[int, str]:
+    """Where and why a body is not JSON, in the words of Python's own parser, which vLLM passes on."""
+    try:
+        json.loads(raw)
+    except json.JSONDecodeError as error:
+        return error.pos, error.msg
+    except UnicodeDecodeError as error:
+        return error.start, error.reason
+    return 0, "Extra data"
+
+
+def texts(endpoint: Endpoint, body: Body, model: Model) -> list[str | list[int]]:
+    """The prompts before tokenizing: rendered text, or token ids as they came."""
+    if endpoint is Endpoint.CHAT or (endpoint is Endpoint.TOKENIZE and body.messages is not None):
+        return [_rendered(body, model)]
+    prompt = body.input if endpoint is Endpoint.EMBEDDINGS else body.prompt
+    if prompt is None or prompt in ("", []):
+        field_name = "input" if endpoint is Endpoint.EMBEDDINGS else "prompt"
+        raise Refusal(
+            f"Either {field_name} or prompt_embeds must be provided and non-empty. (parameter={field_name})",
+            param=field_name,
+        )
+    if isinstance(prompt, str):
+        return [prompt]
+    if isinstance(prompt[0], int):
+        return [prompt]
+    return list(prompt)
+
+
+def tokenized(sources: Sequence[str | list[int]], endpoint: Endpoint, body: Body, model: Model) -> list[list[int]]:
+    """Token ids of every prompt. The slow part for long new text: may run in a thread."""
+    framed = body.messages is None if body.add_special_tokens is None else body.add_special_tokens
+    out: list[list[int]] = []
+    for source in sources:
+        ids = model.tokens.encode(source, framed=framed) if isinstance(source, str) else source
+        if not isinstance(source, str):
+            unknown = next((id_ for id_ in ids if not 0 <= id_ < model.tokens.vocabulary_tokens), None)
+            if unknown is not None:
+                raise Refusal(f"Token id {unknown} is out of vocabulary")
+        if not ids and endpoint is not Endpoint.TOKENIZE:
+            raise Refusal("The decoder prompt cannot be empty", param="prompt")
+        if endpoint is not Endpoint.TOKENIZE and len(ids) > model.max_model_tokens - 1:
+            raise Refusal(
+                f"This model's maximum context length is {model.max_model_tokens} tokens. However, your prompt "
+                f"contains {len(ids)} input tokens, which exceeds this limit even without any output tokens. Please "
+                f"reduce the length of the input prompt. (parameter=input_tokens, value={len(ids)})",
+                param="input_tokens",
+            )
+        out.append(ids)
+    return out
+
+
+def plan(endpoint: Endpoint, body: Body, namespace: Namespace, prompts: list[list[int]], model: Model) -> Ask:
+    """The whole request, with the answers the model will give."""
+    options = body.stream_options or {}
+    ask = Ask(
+        endpoint=endpoint,
+        model=body.model or model.names[0],
+        namespace=namespace,
+        prompts=prompts,
+        answers=[[] for _ in prompts],
+        stream=bool(body.stream) and endpoint is not Endpoint.EMBEDDINGS,
+        include_usage=bool(options.get("include_usage")),
+        continuous_usage=bool(options.get("include_usage") and options.get("continuous_usage_stats")),
+        return_token_ids=bool(body.return_token_ids),
+        reads_cache=body.prompt_logprobs is None,
+        reports_all_hits=(body.vllm_xargs or {}).get("kv_cache_report_mode") == "full",
+        base64=body.encoding_format == "base64",
+    )
+    if endpoint is Endpoint.EMBEDDINGS:
+        return ask
+    wanted, choices = _answer_limit(body, model), max(1, body.n or 1)
+    tool = tool_to_call(body.tools, body.tool_choice, body.messages) if endpoint is Endpoint.CHAT else None
+    if tool is not None:
+        call = ToolCall(str(tool.get("name")), json.dumps(call_arguments(tool)))
+        said = f'<tool_call>\n{{"name": {json.dumps(call.name)}, "arguments": {call.arguments}}}\n</tool_call>'
+        spoken = [*model.tokens.encode(said), model.end_token]
+        return replace(ask, answers=[spoken] * choices, choices=choices, finish_reason="tool_calls", tool_call=call)
+    answers = []
+    for prompt in prompts:
+        room = model.max_model_tokens - len(prompt)
+        for choice in range(choices):
+            words = min(DEFAULT_ANSWER_TOKENS if wanted is None else wanted, room)
+            variant = choice + (body.seed or 0) * 1000
+            ended = [model.end_token] if wanted is None and words < room else []
+            answers.append(answer(prompt, words, model.words, variant=variant) + ended)
+    reason = "stop" if wanted is None else "length"
+    return replace(ask, answers=answers, choices=choices, finish_reason=reason)
+
+
+def _answer_limit(body: Body, model: Model) -> int | None:
+    """The asked number of answer tokens; None where the model ends by itself."""
+    field_name = "max_completion_tokens" if body.max_completion_tokens is not None else "max_tokens"
+    wanted: int | None = getattr(body, field_name)
+    if wanted is not None and wanted < 1:
+        raise Refusal(
+            f"{field_name} must be at least 1, got {wanted}. (parameter={field_name}, value={wanted})", param=field_name
+        )
+    if wanted is not None and wanted > model.max_model_tokens:
+        raise Refusal(
+            f"{field_name}={wanted} cannot be greater than max_model_len={model.max_model_tokens}. Please request "
+            f"fewer output tokens. (parameter={field_name}, value={wanted})",
+            param=field_name,
+        )
+    return wanted
+
+
+def _rendered(body: Body, model: Model) -> str:
+    if not body.messages:
+        raise Refusal("Cannot apply chat template to an empty conversation. Provide at least one message.")
+    arguments = dict(body.chat_template_kwargs or {})
+    if body.documents is not None:
+        arguments["documents"] = body.documents
+    generation = True if body.add_generation_prompt is None else body.add_generation_prompt
+    try:
+        return model.template.render(
+            body.messages,
+            tools=None if body.tool_choice == "none" else body.tools,
+            add_generation_prompt=generation,
+            arguments=arguments,
+        )
+    except TextError as error:
+        raise Refusal(str(error)) from error

@@ -1,0 +1,249 @@
+"""One simulated engine: continuous batching over a paged prefix cache. Pure and passive.
+
+The owner calls `submit`, then `step(now)` whenever `next_step_at()` has come. A step is scheduled when it starts and
+its tokens and news come out when it ends, so one call both ends the step that was running and starts the next:
+
+* requests that run come first, in the order they began, each with one token to decode or a chunk of its prompt; then
+  waiting ones are let in, in order, while sequences, the step's token budget and blocks allow;
+* a prompt longer than the budget is computed in chunks over several steps;
+* when no block is left for a request that runs, the one let in last gives up its blocks and waits again, in front, to
+  be computed anew (it may hit its own blocks, if they survive);
+* the last sampled token of a request has no KV: it is never computed.
+
+What a request answers is given with it. The engine decides when each token comes, not what it says.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from router.sim.cache import TOKEN_BYTES, BlockPool, Chain, Namespace
+from router.sim.timing import Timing
+from router.sim.wire import Event
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One prompt to compute and the tokens to answer with; no answer means prefill only (embeddings)."""
+
+    request_id: str
+    prompt: Sequence[int]
+    answer: Sequence[int]
+    namespace: Namespace = field(default_factory=Namespace)
+    reads_cache: bool = True  # prompt_logprobs computes the whole prompt
+    reports_all_hits: bool = False  # vllm_xargs.kv_cache_report_mode = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What one step did for one request: at most one token. `token` is None where a prefill without answer ended."""
+
+    request_id: str
+    token: int | None
+    finished: bool
+    cached_tokens: int  # prompt tokens found in the cache when the request was first let in
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    outputs: list[Output]
+    events: list[Event]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    block_count: int = 4096  # one of them is the null block
+    block_size_tokens: int = 16
+    max_sequences: int = 256
+    step_tokens: int = 8192  # budget of one step, prompt and decode together
+    max_model_tokens: int = 131_072
+
+
+@dataclass(slots=True, eq=False)
+class _Running:
+    """A request in the engine. Changed by the engine alone."""
+
+    job: Job
+    chain: Chain
+    computed: int = 0  # tokens with KV, those of the running step included
+    answered: int = 0
+    cached_tokens: int | None = None  # None: never let in
+    scheduled: int = 0  # tokens of the running step
+
+
+@dataclass(slots=True)
+class Counters:
+    """Totals since the start of the process, in tokens or requests. Changed by the engine alone."""
+
+    queried_tokens: int = 0
+    hit_tokens: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    preemptions: int = 0
+    finished: int = 0
+    aborted: int = 0
+
+
+class Engine:
+    """`root` seeds the names of blocks; draw it anew for each process."""
+
+    def __init__(self, limits: EngineLimits, timing: Timing, root: bytes, *, names_as_bytes: bool = False) -> None:
+        self.limits = limits
+        self.timing = timing  # may be replaced between steps: a straggler
+        self.counters = Counters()
+        self.pool = BlockPool(limits.block_count, limits.block_size_tokens, root, names_as_bytes=names_as_bytes)
+        self._waiting: deque[_Running] = deque()
+        self._running: list[_Running] = []
+        self._requests: dict[str, _Running] = {}
+        self._step_ends: float | None = None  # None: no step is running
+        self._free_at: float = 0.0
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def usage_ratio(self) -> float:
+        return self.pool.used_blocks / self.pool.usable_blocks
+
+    def fits(self, token_count: int) -> bool:
+        """Whether a request of this many tokens, answer included, can ever run."""
+        return -(-token_count // self.limits.block_size_tokens) <= self.pool.usable_blocks
+
+    def submit(self, job: Job) -> None:
+        """Queue a request. Raises ValueError for an empty prompt, an id in use, or more tokens than the pool holds."""
+        if not job.prompt or job.request_id in self._requests:
+            raise ValueError(f"request {job.request_id} has an empty prompt or an id in use")
+        if not self.fits(len(job.prompt) + max(len(job.answer) - 1, 0)):
+            raise ValueError(f"request {job.request_id} needs more blocks than the engine has")
+        request = _Running(job, Chain(bytearray(array("I", job.prompt).tobytes()), job.namespace))
+        self._requests[job.request_id] = request
+        self._waiting.append(request)
+
+    def cancel(self, request_id: str) -> bool:
+        """Drop a request; what it filled stays cached. False if it is not here any more."""
+        request = self._requests.pop(request_id, None)
+        if request is None:
+            return False
+        self._leave(request)
+        self.counters.aborted += 1
+        return True
+
+    def reset_cache(self) -> bool:
+        """Forget the cache; False while blocks are in use. The news of it leaves with the next batch."""
+        return self.pool.reset()
+
+    def next_step_at(self) -> float | None:
+        """When `step` has something to do; a time that has passed means now, None means not before a `submit`."""
+        if self._step_ends is not None:
+            return self._step_ends
+        return self._free_at if self._requests else None
+
+    def step(self, now: float) -> StepResult:
+        """End the running step if its time has come, then start the next. Call at or after `next_step_at()`."""
+        if self._step_ends is not None and now < self._step_ends:
+            return StepResult([], [])
+        outputs: list[Output] = []
+        events: list[Event] = []
+        if self._step_ends is not None:
+            outputs, events = self._finish_step(), self.pool.take_events()
+            self._free_at, self._step_ends = now, None
+        self._start_step(now)
+        return StepResult(outputs, events)
+
+    def _start_step(self, now: float) -> None:
+        budget, preemptions = self.limits.step_tokens, self.counters.preemptions
+        for request in list(self._running):
+            if request not in self._running:  # preempted for one before it
+                continue
+            tokens = min(request.chain.token_count - request.computed, budget)
+            if tokens and self._reserve(request, tokens):
+                budget -= tokens
+        crowded = self.counters.preemptions > preemptions
+        while self._waiting and budget and not crowded and len(self._running) < self.limits.max_sequences:
+            tokens = self._admit(self._waiting[0], budget)
+            if not tokens:
+                break
+            self._running.append(self._waiting.popleft())
+            budget -= tokens
+        busy = [request for request in self._running if request.scheduled]
+        if busy:
+            self._step_ends = now + self._step_seconds(busy)
+
+    def _reserve(self, request: _Running, tokens: int) -> bool:
+        """Room for the next tokens of a running request, at the price of those let in after it."""
+        while not self.pool.allocate(request.chain, request.computed + tokens):
+            victim = self._running[-1]
+            self._preempt(victim)
+            if victim is request:
+                return False
+        request.scheduled = tokens
+        return True
+
+    def _preempt(self, victim: _Running) -> None:
+        self._running.remove(victim)
+        self.pool.free(victim.chain)
+        victim.computed = victim.scheduled = 0
+        self._waiting.appendleft(victim)
+        self.counters.preemptions += 1
+
+    def _admit(self, request: _Running, budget: int) -> int:
+        """Let a waiting request in; the tokens scheduled for it, 0 if there is no room."""
+        job, size = request.job, self.limits.block_size_tokens
+        hits = self.pool.hit(request.chain, report_all=job.reports_all_hits) if job.reads_cache else []
+        cached = len(hits) * size
+        tokens = min(request.chain.token_count - cached, budget)
+        if not self.pool.allocate(request.chain, cached + tokens, hits):
+            return 0
+        if request.cached_tokens is None:
+            request.cached_tokens = cached
+            self.counters.queried_tokens += len(job.prompt) if job.reads_cache else 0
+            self.counters.hit_tokens += cached
+            self.counters.prompt_tokens += len(job.prompt)
+        request.computed, request.scheduled = cached, tokens
+        return tokens
+
+    def _step_seconds(self, busy: list[_Running]) -> float:
+        decoding = [r for r in busy if r.scheduled == 1 and r.answered]
+        chunks = [(r.scheduled, r.computed) for r in busy if not (r.scheduled == 1 and r.answered)]
+        return self.timing.step_seconds(chunks, len(decoding), sum(r.computed for r in decoding))
+
+    def _finish_step(self) -> list[Output]:
+        outputs = []
+        for request in list(self._running):
+            if not request.scheduled:
+                continue
+            request.computed += request.scheduled
+            request.scheduled = 0
+            if request.computed < request.chain.token_count:
+                continue  # more chunks to come
+            outputs.append(self._sample(request))
+        return outputs
+
+    def _sample(self, request: _Running) -> Output:
+        job, token = request.job, None
+        if request.answered < len(job.answer):
+            token = job.answer[request.answered]
+            request.answered += 1
+            request.chain.tokens += token.to_bytes(TOKEN_BYTES, "little")
+            self.counters.generated_tokens += 1
+        finished = request.answered >= len(job.answer)
+        if finished:
+            del self._requests[job.request_id]
+            self._leave(request)
+            self.counters.finished += 1
+        return Output(job.request_id, token, finished, request.cached_tokens or 0)
+
+    def _leave(self, request: _Running) -> None:
+        if request in self._running:
+            self._running.remove(request)
+            self.pool.free(request.chain)
+        else:
+            self._waiting.remove(request)

@@ -1,0 +1,154 @@
+"""One request on a simulated replica, from its jobs to the last byte of its answer. Edge.
+
+A hang-up of the client ends its jobs at once, streamed or not, as vLLM does; what they filled stays cached.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from typing import TypeAlias
+
+from router.clock import Clock
+from router.sim.asgi import Receive, Scope, Send, hang_up, reply
+from router.sim.ask import Ask, Endpoint
+from router.sim.engine import Job, Output
+from router.sim.model import Model
+from router.sim.replica import Replica
+from router.sim.shapes import DONE, Counts, Named, StreamShape, embeddings, whole
+
+Sink: TypeAlias = asyncio.Queue[Output | None]
+
+PREFIXES = {Endpoint.CHAT: "chatcmpl-", Endpoint.COMPLETIONS: "cmpl-", Endpoint.EMBEDDINGS: "embd-"}
+
+
+class Gone(Exception):
+    """The connection is no more: the client hung up, or the process died."""
+
+
+class Generator:
+    """Runs requests on one replica. `abort` resets the connection a request came on."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        model: Model,
+        clock: Clock,
+        abort: Callable[[Scope], None],
+        fingerprint: str,
+        *,
+        reports_cached: bool,
+    ) -> None:
+        self.served = 0  # requests open now
+        self._replica = replica
+        self._model = model
+        self._clock = clock
+        self._abort = abort
+        self._fingerprint = fingerprint
+        self._reports_cached = reports_cached
+
+    async def run(self, ask: Ask, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the jobs of one request; a hang-up or a death ends them."""
+        asked_id = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), None)
+        named = Named(
+            f"{PREFIXES[ask.endpoint]}{asked_id or secrets.token_hex(8)}",
+            int(self._clock.wall()),
+            ask.model,
+            self._fingerprint,
+        )
+        size = self._replica.settings.limits.block_size_tokens
+        counts = Counts(ask.prompt_tokens, full_block_tokens=sum(len(p) // size * size for p in ask.prompts))
+        sink: Sink = asyncio.Queue()
+        watch = asyncio.ensure_future(_watch(receive, sink))
+        jobs = self._submit(ask, named, sink)
+        self.served += 1
+        try:
+            if ask.stream:
+                await self._stream(ask, named, counts, jobs, sink, send)
+            else:
+                await self._whole(ask, named, counts, jobs, sink, send)
+        except Gone:
+            self._abort(scope)
+            watch.cancel()
+            await hang_up(receive)
+        finally:
+            self.served -= 1
+            watch.cancel()
+            for job_id in jobs:
+                self._replica.cancel(job_id)
+
+    def _submit(self, ask: Ask, named: Named, sink: Sink) -> dict[str, int]:
+        """Queue one job for each choice; the choice each job's outputs belong to."""
+        jobs: dict[str, int] = {}
+        for index, spoken in enumerate(ask.answers):
+            job_id = f"{named.id}-{index}-{secrets.token_hex(4)}"
+            jobs[job_id] = index
+            prompt = ask.prompts[index // ask.choices]
+            self._replica.submit(
+                Job(job_id, prompt, spoken, ask.namespace, ask.reads_cache, ask.reports_all_hits), sink
+            )
+        return jobs
+
+    async def _whole(
+        self, ask: Ask, named: Named, counts: Counts, jobs: dict[str, int], sink: Sink, send: Send
+    ) -> None:
+        cached: dict[int, int] = {}
+        open_jobs = len(jobs)
+        while open_jobs:
+            output = await _next(sink)
+            index = jobs[output.request_id]
+            counts.completion += output.token is not None
+            cached.setdefault(index // ask.choices, output.cached_tokens)
+            open_jobs -= output.finished
+        counts.cached = sum(cached.values())
+        if ask.endpoint is Endpoint.EMBEDDINGS:
+            page = embeddings(ask, named, counts)
+        else:
+            page = whole(ask, named, self._model, ask.answers, counts, reports_cached=self._reports_cached)
+        await reply(send, 200, page)
+
+    async def _stream(
+        self, ask: Ask, named: Named, counts: Counts, jobs: dict[str, int], sink: Sink, send: Send
+    ) -> None:
+        shape = StreamShape(ask, named, reports_cached=self._reports_cached)
+        left = self._replica.failures.chunks_to_live()
+        positions: dict[int, int] = {}
+        cached: dict[int, int] = {}
+        open_jobs = len(jobs)
+        while open_jobs:
+            output = await _next(sink)
+            index = jobs[output.request_id]
+            if not positions:
+                start = {"type": "http.response.start", "status": 200}
+                await send(start | {"headers": [(b"content-type", b"text/event-stream; charset=utf-8")]})
+            events = b""
+            if index not in positions and ask.endpoint is Endpoint.CHAT:
+                events = shape.first(index, counts)
+            cached.setdefault(index // ask.choices, output.cached_tokens)
+            counts.cached = sum(cached.values())
+            counts.completion += 1
+            open_jobs -= output.finished
+            position = positions.get(index, 0)
+            positions[index] = position + 1
+            token = output.token or 0
+            text = self._model.tokens.text(token)
+            events += shape.token(index, position, token, text, counts, finished=output.finished)
+            if left is not None and (left := left - 1) < 0:
+                raise Gone
+            await send({"type": "http.response.body", "body": events, "more_body": True})
+        tail = (shape.last(counts) if ask.include_usage else b"") + DONE
+        await send({"type": "http.response.body", "body": tail, "more_body": False})
+
+
+async def _watch(receive: Receive, sink: Sink) -> None:
+    """Tell the sink when the client hangs up."""
+    await hang_up(receive)
+    sink.put_nowait(None)
+
+
+async def _next(sink: Sink) -> Output:
+    output = await sink.get()
+    if output is None:
+        raise Gone
+    return output

@@ -1,0 +1,176 @@
+"""Continuous batching: the laws that hold whatever comes, and the rules by example."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from router.sim.engine import Engine, EngineLimits, Job, Output
+from router.sim.timing import LLAMA3_70B_H100_TP2
+from router.sim.wire import AllBlocksCleared, BlockName, BlockRemoved, BlockStored, Event
+
+
+def engine(**limits: int) -> Engine:
+    given_limits = {"block_count": 33, "block_size_tokens": 4} | limits
+    return Engine(EngineLimits(**given_limits), LLAMA3_70B_H100_TP2, b"root")
+
+
+def drain(of: Engine) -> tuple[list[Output], list[list[Event]]]:
+    """Step until there is nothing to do."""
+    outputs: list[Output] = []
+    batches: list[list[Event]] = []
+    while (due := of.next_step_at()) is not None:
+        result = of.step(due)
+        outputs += result.outputs
+        batches += [result.events] if result.events else []
+    return outputs, batches
+
+
+def test_an_answer_comes_one_token_a_step_and_says_what_was_cached() -> None:
+    sim = engine()
+    sim.submit(Job("a", range(9), [50, 51, 52]))
+    outputs, _ = drain(sim)
+    assert [(o.token, o.finished, o.cached_tokens) for o in outputs] == [(50, False, 0), (51, False, 0), (52, True, 0)]
+    sim.submit(Job("b", range(9), [50]))
+    assert drain(sim)[0][0].cached_tokens == 8
+
+
+def test_a_request_hits_the_blocks_of_one_that_is_still_being_computed() -> None:
+    sim = engine()
+    sim.submit(Job("a", range(9), [50]))
+    sim.step(0.0)
+    sim.submit(Job("b", range(9), [50]))
+    cached = {output.request_id: output.cached_tokens for output in drain(sim)[0]}
+    assert cached == {"a": 0, "b": 8}
+
+
+def test_a_long_prompt_is_computed_in_chunks_and_announced_chunk_by_chunk() -> None:
+    sim = engine(step_tokens=8)
+    sim.submit(Job("a", range(20), [50]))
+    outputs, batches = drain(sim)
+    assert len(outputs) == 1
+    assert [event.token_ids for (event,) in batches if isinstance(event, BlockStored)] == [
+        list(range(8)),
+        list(range(8, 16)),
+        list(range(16, 20)),
+    ]
+
+
+def test_a_request_that_runs_decodes_beside_the_chunks_of_another() -> None:
+    sim = engine(step_tokens=8)
+    sim.submit(Job("a", range(4), [50, 51, 52, 53]))
+    sim.step(0.0)
+    sim.submit(Job("b", range(100, 120), [60]))
+    order = [output.request_id for output in drain(sim)[0]]
+    assert order == ["a", "a", "a", "a", "b"]
+
+
+def test_when_blocks_run_out_the_last_let_in_waits_again_and_still_answers_in_full() -> None:
+    sim = engine(block_count=9)
+    sim.submit(Job("a", range(12), range(50, 66)))
+    sim.submit(Job("b", range(100, 112), range(70, 86)))
+    outputs, _ = drain(sim)
+    assert sim.counters.preemptions > 0
+    assert [o.token for o in outputs if o.request_id == "a"] == list(range(50, 66))
+    assert [o.token for o in outputs if o.request_id == "b"] == list(range(70, 86))
+
+
+def test_a_cancelled_request_leaves_its_full_blocks_in_the_cache() -> None:
+    sim = engine()
+    sim.submit(Job("a", range(9), range(50, 90)))
+    sim.step(0.0)
+    assert sim.cancel("a")
+    assert not sim.cancel("a")
+    sim.submit(Job("b", range(9), [50]))
+    outputs, batches = drain(sim)
+    assert outputs[0].cached_tokens == 8
+    assert len(batches) == 1
+    assert sim.pool.used_blocks == 0
+
+
+def test_a_prompt_whose_logprobs_are_asked_for_reads_nothing_from_the_cache() -> None:
+    sim = engine()
+    sim.submit(Job("a", range(9), [50]))
+    drain(sim)
+    sim.submit(Job("b", range(9), [50], reads_cache=False))
+    assert drain(sim)[0][0].cached_tokens == 0
+
+
+def test_a_full_report_announces_hits_again_without_new_copies() -> None:
+    sim = engine()
+    sim.submit(Job("a", range(9), [50]))
+    _, first = drain(sim)
+    copies = sim.pool.cached_copies
+    sim.submit(Job("b", range(9), [50], reports_all_hits=True))
+    _, second = drain(sim)
+    assert second == first
+    assert sim.pool.cached_copies == copies
+
+
+def test_deep_context_makes_a_step_longer() -> None:
+    timing = LLAMA3_70B_H100_TP2
+    assert timing.step_seconds([(500, 100_000)], 0, 0) > 5 * timing.step_seconds([(500, 0)], 0, 0)
+    assert timing.step_seconds([], 64, 64 * 2000) > timing.step_seconds([], 1, 2000)
+    assert timing.faster(10).step_seconds([(500, 0)], 0, 0) * 10 == timing.step_seconds([(500, 0)], 0, 0)
+
+
+requests = st.tuples(
+    st.integers(0, 3),  # prompts share beginnings
+    st.integers(1, 40),  # prompt tokens
+    st.integers(0, 20),  # answer tokens
+    st.integers(0, 4),  # steps before the next request
+    st.booleans(),  # cancelled before the next request
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(requests, max_size=12), st.integers(4, 64))
+def test_blocks_are_never_overcommitted_and_every_one_announced_is_accounted_for(
+    script: list[tuple[int, int, int, int, bool]], step_tokens: int
+) -> None:
+    sim = engine(block_count=17, step_tokens=step_tokens, max_sequences=5)
+    told: Counter[BlockName] = Counter()
+    answered: Counter[str] = Counter()
+
+    def step() -> None:
+        due = sim.next_step_at()
+        if due is None:
+            return
+        result = sim.step(due)
+        account(told, result.events)
+        answered.update(output.request_id for output in result.outputs if output.token is not None)
+        assert 0 <= sim.pool.used_blocks <= sim.pool.usable_blocks
+
+    expected: dict[str, int] = {}
+    for number, (family, prompt, answer, steps, cancelled) in enumerate(script):
+        name = f"request {number}"
+        tokens = [family if i < 12 else family * 100 + number % 2 for i in range(prompt)]
+        if not sim.fits(prompt + max(answer - 1, 0)):
+            continue
+        sim.submit(Job(name, tokens, range(1000, 1000 + answer)))
+        for _ in range(steps):
+            step()
+        if not (cancelled and sim.cancel(name)):
+            expected[name] = answer
+    while sim.next_step_at() is not None:
+        step()
+    account(told, sim.pool.take_events())
+    assert sim.pool.used_blocks == 0
+    assert sum(told.values()) == sim.pool.cached_copies
+    assert all(answered[name] == answer for name, answer in expected.items())
+
+
+def account(told: Counter[BlockName], events: list[Event]) -> None:
+    """Copies by name as a listener counts them; a removal must be of something stored, a parent be known."""
+    for event in events:
+        if isinstance(event, AllBlocksCleared):
+            told.clear()
+        elif isinstance(event, BlockRemoved):
+            for name in event.block_hashes:
+                assert told[name] > 0
+                told[name] -= 1
+        else:
+            assert len(event.token_ids) == event.block_size * len(event.block_hashes)
+            told.update(event.block_hashes)
