@@ -49,7 +49,7 @@ class Replica:
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """One name under which a replica answers. Names of one model share `base`, which is what caches are shared under."""
+    """One name under which a replica answers. Names of one model share `base`, under which caches are shared too."""
 
     name: str
     base: str  # alphabetically first of the names that share the root; a LoRA's base is its parent's
