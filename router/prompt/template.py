@@ -1,0 +1,216 @@
+"""Chat templates rendered as Hugging Face transformers render them, which is what engines do.
+
+jinja2 is the reference. It holds the GIL for milliseconds on a long chat, so `minijinja` renders instead where a check
+at start-up proves that the two agree on a set of conversations, and only for requests of the shapes that were proven;
+whatever it raises is tried again with jinja2. minijinja prints and trims a few values differently (booleans, none,
+control characters): the check covers what a template does with them; `_is_plain` and the look at the separators in
+`render` keep the rest away from it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import jinja2
+import jinja2.ext
+import jinja2.nodes
+import jinja2.parser
+import minijinja
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from router.prompt.content_format import takes_parts
+from router.prompt.messages import Message
+
+# Arguments a template always gets; a request may not replace them through chat_template_kwargs.
+RESERVED = frozenset(("messages", "tools", "documents", "add_generation_prompt"))
+
+_NAME = "chat"
+
+# Methods that change lists and dicts. The sandbox of the reference forbids them; minijinja, which only hides names with
+# an underscore, would let a template change the messages.
+_MUTATORS = re.compile(
+    r"""[.'"](append|clear|discard|extend|insert|pop|popitem|remove|reverse|setdefault|sort|update)\b"""
+)
+
+_SEPARATORS = ("\x1c", "\x1d", "\x1e", "\x1f")
+
+
+class Refused(Exception):
+    """The template cannot or will not render these messages. An engine with this template refuses them too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """What one rendering is made from. `extra` are chat_template_kwargs and the like."""
+
+    messages: Sequence[Message]
+    tools: Sequence[Message] | None = None
+    documents: Sequence[Any] | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+class _Generation(jinja2.ext.Extension):
+    """`{% generation %}` marks what the model wrote; it renders as its body."""
+
+    tags = {"generation"}  # noqa: RUF012  # the base class declares it so
+
+    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node | list[jinja2.nodes.Node]:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return jinja2.nodes.Scope(body, lineno=line)
+
+
+class ChatTemplate:
+    """One model's chat template. Rendering is thread-safe and has no state.
+
+    `special_tokens` are the tokens the template may name (bos_token and so on); `wall_seconds` is what strftime_now
+    tells, in the machine's time zone, as the engine does. Raises Refused for a template that cannot be compiled.
+    """
+
+    def __init__(self, source: str, special_tokens: Mapping[str, str], wall_seconds: Callable[[], float]) -> None:
+        def strftime_now(form: str) -> str:
+            return datetime.fromtimestamp(wall_seconds(), tz=UTC).astimezone().strftime(form)
+
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
+        )
+        environment.filters["tojson"] = _tojson
+        environment.globals["raise_exception"] = _raise_exception
+        environment.globals["strftime_now"] = strftime_now
+        try:
+            tree = environment.parse(source)
+            self._reference = environment.from_string(source)
+        except (jinja2.TemplateError, RecursionError) as error:
+            raise Refused(f"the chat template cannot be compiled: {error}") from error
+        self.source = source
+        self.takes_parts = takes_parts(tree)
+        self.knows_developer = '"developer"' in source or "'developer'" in source
+        self._special_tokens = dict(special_tokens)
+        self._fast = _compile_fast(source, strftime_now)
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether minijinja renders the plain requests."""
+        return self._fast is not None
+
+    def prove(self, chats: Sequence[Chat]) -> str | None:
+        """Compare the renderers on `chats`; keep minijinja only if all agree. Returns the first difference found."""
+        if self._fast is None:
+            return "not for minijinja"
+        for chat in chats:
+            reference = _outcome(lambda chat=chat: self.render_reference(chat))  # type: ignore[misc]
+            fast = _outcome(lambda chat=chat: self._render_fast(chat))  # type: ignore[misc]
+            # Where the reference refuses, a fast failure is tried again with the reference: no difference.
+            if fast is not None and fast != reference:
+                self._fast = None
+                return _difference(reference, fast)
+        return None
+
+    def render(self, chat: Chat) -> str:
+        """The prompt text. Raises Refused when the template raises."""
+        if self._fast is not None and _is_plain(chat):
+            text = _outcome(lambda: self._render_fast(chat))
+            # Python trims these four separators as white space and Rust does not, so where the renderers would part
+            # because of one, it is still there.
+            if text is not None and not any(separator in text for separator in _SEPARATORS):
+                return text
+        return self.render_reference(chat)
+
+    def render_reference(self, chat: Chat) -> str:
+        """The same by jinja2 alone."""
+        try:
+            text = self._reference.render(**self._arguments(chat))
+        except Exception as error:
+            # Templates run arbitrary expressions over arbitrary messages, so any exception can come out of one.
+            raise Refused(str(error)) from error
+        return _cut_final(text, chat) if chat.continue_final_message else text
+
+    def _render_fast(self, chat: Chat) -> str:
+        assert self._fast is not None
+        try:
+            text = self._fast.render_template(_NAME, **self._arguments(chat))
+        except Exception as error:
+            raise Refused(str(error)) from error
+        return _cut_final(text, chat) if chat.continue_final_message else text
+
+    def _arguments(self, chat: Chat) -> dict[str, Any]:
+        return {
+            **self._special_tokens,
+            **chat.extra,
+            "messages": chat.messages,
+            "tools": chat.tools,
+            "documents": chat.documents,
+            "add_generation_prompt": chat.add_generation_prompt,
+        }
+
+
+def _is_plain(chat: Chat) -> bool:
+    """Whether a request has a shape the check at start-up covers: at most switches beside messages and tools."""
+    return chat.documents is None and all(isinstance(value, bool) for value in chat.extra.values())
+
+
+def _outcome(render: Callable[[], str]) -> str | None:
+    try:
+        return render()
+    except Refused:
+        return None
+
+
+def _difference(reference: str | None, fast: str) -> str:
+    if reference is None:
+        return "minijinja renders what jinja2 refuses"
+    at = next(
+        (i for i, (a, b) in enumerate(zip(reference, fast, strict=False)) if a != b), min(len(reference), len(fast))
+    )
+    return f"jinja2 gives {reference[at : at + 40]!r}, minijinja {fast[at : at + 40]!r}"
+
+
+def _compile_fast(source: str, strftime_now: Callable[[str], str]) -> minijinja.Environment | None:
+    if _MUTATORS.search(source):
+        return None
+    environment = minijinja.Environment(trim_blocks=True, lstrip_blocks=True)
+    environment.auto_escape_callback = lambda _: False
+    environment.add_filter("tojson", _tojson)
+    environment.add_global("raise_exception", _raise_exception)
+    environment.add_global("strftime_now", strftime_now)
+    try:
+        environment.add_template(_NAME, source)
+    except minijinja.TemplateError:
+        return None
+    return environment
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    # Without the HTML escapes of jinja2's own filter, as transformers has it.
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _raise_exception(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _cut_final(text: str, chat: Chat) -> str:
+    """The text up to the end of the last message's content, so that the model goes on with it."""
+    content = chat.messages[-1]["content"] if chat.messages else None
+    if isinstance(content, list):
+        content = next((part["text"] for part in reversed(content) if "text" in part), None)
+    if not isinstance(content, str) or content.strip() not in text:
+        raise Refused("the final message is not in the rendered chat, so it cannot be continued")
+    start = text.rindex(content.strip())
+    kept = content.lstrip()
+    if text[start : start + len(kept)] != kept:
+        kept = content.strip()  # the template trimmed the trailing space
+    return text[: start + len(kept)]
