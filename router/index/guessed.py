@@ -1,0 +1,170 @@
+"""What replicas without events probably hold: a small imagined cache per seat, fed by what we sent (R 4.6).
+
+Each seat has an LRU the size of the replica's cache; what it takes in and throws out is told to the index as an engine
+would tell it, so lookups know no difference. An engine frees the blocks of a finished request tail first; so a block
+was used at least as recently as anything below it, and only the *ends* of prompts need an order: the cache evicts from
+the end used longest ago, upwards, until it meets a block something newer hangs on. Touching a prompt costs its new
+blocks and a bisection, not its length.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from itertools import pairwise
+
+from router.fleet.replica import Seat
+from router.index.memory import MemoryIndex
+from router.prompt.blocks import BlockHashes
+
+ROOT = None
+
+
+class Guessed:
+    """Mutable; changed only by whoever dispatches and accounts for requests."""
+
+    def __init__(self, index: MemoryIndex) -> None:
+        self._index = index
+        self._caches: dict[Seat, _Cache] = {}
+
+    def guess(self, seat: Seat, capacity_blocks: int | None) -> None:
+        """Imagine a cache of this many blocks for the seat; None: imagine none any more.
+
+        A new size keeps what fits. Whoever calls makes sure that no events feed this seat.
+        """
+        if capacity_blocks is None:
+            if self._caches.pop(seat, None) is not None:
+                self._index.clear(seat)
+            return
+        cache = self._caches.get(seat)
+        if cache is None:
+            self._index.join(seat)
+            self._caches[seat] = _Cache(self._index, seat, capacity_blocks)
+        else:
+            cache.resize(capacity_blocks)
+
+    def guesses(self, seat: Seat) -> bool:
+        return seat in self._caches
+
+    def clear(self, seat: Seat) -> None:
+        """The replica restarted or dropped its cache. Nothing happens for a seat that is not guessed."""
+        cache = self._caches.get(seat)
+        if cache is not None:
+            self._caches[seat] = _Cache(self._index, seat, cache.capacity_blocks)
+            self._index.clear(seat, cache.blocks())
+
+    def leave(self, seat: Seat) -> None:
+        """The replica is gone: forget it, its size included."""
+        cache = self._caches.pop(seat, None)
+        if cache is not None:
+            self._index.leave(seat, cache.blocks())
+
+    def sent(self, seat: Seat, hashes: BlockHashes) -> None:
+        """A prompt was sent to the seat, which will hold all its blocks. Nothing happens for a seat not guessed."""
+        cache = self._caches.get(seat)
+        if cache is not None:
+            cache.use(hashes)
+
+    def reported(self, seat: Seat, hashes: BlockHashes, cached_blocks: int, predicted_blocks: int) -> None:
+        """The replica said how many leading blocks it found, where the guess before sending was `predicted_blocks`.
+
+        Fewer: the first block missed was gone, so all that hung below it was gone too; of that only this prompt itself
+        is there again. As many or more: the prompt is learned as far as it was not known.
+        """
+        cache = self._caches.get(seat)
+        if cache is None:
+            return
+        if cached_blocks < min(predicted_blocks, len(hashes)):
+            cache.forget(hashes[cached_blocks])
+        cache.use(hashes)
+
+
+class _Cache:
+    """One seat's imagined cache. Mutable."""
+
+    def __init__(self, index: MemoryIndex, seat: Seat, capacity_blocks: int) -> None:
+        self.capacity_blocks = capacity_blocks
+        self._index = index
+        self._seat = seat
+        self._parent: dict[int, int | None] = {}
+        self._children: dict[int, set[int]] = {}
+        self._ends: OrderedDict[int, None] = OrderedDict()  # last blocks of prompts, used longest ago first
+
+    def blocks(self) -> list[int]:
+        return list(self._parent)
+
+    def resize(self, capacity_blocks: int) -> None:
+        self.capacity_blocks = capacity_blocks
+        self._shrink(capacity_blocks)
+
+    def use(self, hashes: BlockHashes) -> None:
+        """Touch the prompt; what does not fit is evicted first, and a prompt beyond the cache's size is cut."""
+        prompt = hashes[: self.capacity_blocks]
+        if not prompt:
+            return
+        known = self._known(prompt)
+        parent = prompt[known - 1] if known else ROOT
+        if known:
+            # Touched before anything is evicted, so that the eviction spares it.
+            self._touch(prompt[known - 1])
+        if known == len(prompt):
+            return
+        new = prompt[known:].tolist()
+        self._shrink(self.capacity_blocks - len(new))
+        self._index.store_run(self._seat, new, parent)
+        for above, block in pairwise([parent, *new]):
+            assert block is not None
+            self._parent[block] = above
+            if above is not ROOT:
+                self._children.setdefault(above, set()).add(block)
+        self._touch(new[-1])
+
+    def forget(self, block: int) -> None:
+        """Forget the block and all below it."""
+        if block not in self._parent:
+            return
+        parent = self._parent[block]
+        doomed = [block]
+        for above in doomed:
+            doomed.extend(self._children.get(above, ()))
+        for below in reversed(doomed):
+            self._ends.pop(below, None)
+            self._evict(below)
+        if parent is not ROOT and parent not in self._children and parent not in self._ends:
+            self._touch(parent)
+
+    def _known(self, prompt: BlockHashes) -> int:
+        """Leading blocks in the cache, which is prefix-closed."""
+        low, high = 0, len(prompt)
+        while low < high:
+            middle = (low + high) >> 1
+            if prompt[middle] in self._parent:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    def _touch(self, block: int) -> None:
+        self._ends[block] = None
+        self._ends.move_to_end(block)
+
+    def _shrink(self, room_for_blocks: int) -> None:
+        while len(self._parent) > room_for_blocks:
+            block, _ = self._ends.popitem(last=False)
+            if block in self._children:
+                continue  # something newer hangs below, and it will go after that
+            parent = self._evict(block)
+            if parent is not ROOT and parent not in self._children and parent not in self._ends:
+                # As old as what hung below it, so next.
+                self._ends[parent] = None
+                self._ends.move_to_end(parent, last=False)
+
+    def _evict(self, block: int) -> int | None:
+        """Drop a block without children. Its parent."""
+        parent = self._parent.pop(block)
+        if parent is not ROOT:
+            siblings = self._children[parent]
+            siblings.discard(block)
+            if not siblings:
+                del self._children[parent]
+        self._index.remove(self._seat, block)
+        return parent
