@@ -1,0 +1,141 @@
+"""What is asked and who could answer: the question, and the replicas as a policy sees them at one instant.
+
+`Candidates` holds columns, one row per replica, because a decision over 128 replicas has some tens of microseconds:
+each step of a policy is one numpy call over all of them. `Candidate` is one row, for tests, receipts and people.
+What is done with them is told in filters.py, scorers.py and pickers.py; how they are gathered, in decider.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from router.fleet.replica import BoolArray, FloatArray, IntArray, ReplicaId, Seat
+from router.index.base import Trust
+from router.policy.belief import BELIEF_BY_TRUST
+from router.prompt.blocks import BlockHashes
+
+KeyArray: TypeAlias = npt.NDArray[np.uint64]
+
+# What a replica is taken to prefill before it has shown its own rate; here for rows made by hand.
+PRIOR_TOKENS_PER_SECOND = 8_000.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request, as far as a decision depends on it."""
+
+    model: str  # the name asked for
+    prompt_tokens: int  # of the longest prompt in the body, known or estimated
+    hashes: Mapping[int, BlockHashes] = field(default_factory=dict)  # by block size; empty: nothing can be predicted
+    other_tokens: int = 0  # of the body's further prompts: charged, never matched (R 5.1)
+    session_key: str | None = None
+    prefix_key: int = 0  # 64-bit hash of the prompt's beginning
+    exclude: frozenset[Seat] = frozenset()  # tried already
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One replica as a policy sees it, at one moment."""
+
+    replica: ReplicaId
+    seat: Seat
+    held_tokens: int = 0  # leading prompt tokens that events (or guesses) say are cached there
+    slower_tokens: int = 0  # further tokens, right after those, in slower tiers
+    expected_tokens: int = 0  # held, or more, where requests of ours in flight will have put more (R 4.6)
+    queued_tokens: float = 0.0  # prefill work ahead of us there
+    open_requests: int = 0
+    context_tokens: float = 0.0  # tokens of context that its open requests keep alive
+    tokens_per_second: float = PRIOR_TOKENS_PER_SECOND  # prefill rate, above 0
+    trust: Trust = Trust.EXACT
+    belief: float | None = None  # share of a match that counts, 0 to 1; None: as its trust alone implies
+    allowed: bool = True  # healthy, below its cap and not tried already
+
+
+# Not frozen: setting the fields of a frozen dataclass takes 2 us more, for each of the few made per decision.
+@dataclass(slots=True, eq=False)
+class Candidates:
+    """All replicas that serve the model, as columns of equal length, in ascending order of seat. Nobody writes to them.
+
+    The three token columns that come from the index are already capped by the hit rule (R 4.1).
+    """
+
+    ids: tuple[ReplicaId, ...]
+    id_keys: KeyArray  # 64-bit hash of each id, the same in every process
+    seats: IntArray
+    held_tokens: IntArray
+    slower_tokens: IntArray
+    expected_tokens: IntArray
+    queued_tokens: FloatArray | IntArray
+    open_requests: IntArray
+    context_tokens: FloatArray | IntArray
+    tokens_per_second: FloatArray
+    trust: IntArray
+    belief: FloatArray
+    allowed: BoolArray
+    prompt_tokens: int
+    other_tokens: int = 0
+    prefix_key: int = 0
+    session_seat: Seat | None = None  # where the session's last request went, if it is remembered
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def row(self, row: int) -> Candidate:
+        return Candidate(
+            replica=self.ids[row],
+            seat=Seat(self.seats.item(row)),
+            held_tokens=self.held_tokens.item(row),
+            slower_tokens=self.slower_tokens.item(row),
+            expected_tokens=self.expected_tokens.item(row),
+            queued_tokens=self.queued_tokens.item(row),
+            open_requests=self.open_requests.item(row),
+            context_tokens=self.context_tokens.item(row),
+            tokens_per_second=self.tokens_per_second.item(row),
+            trust=Trust(self.trust.item(row)),
+            belief=self.belief.item(row),
+            allowed=self.allowed.item(row),
+        )
+
+    @classmethod
+    def of(
+        cls,
+        rows: Sequence[Candidate],
+        *,
+        prompt_tokens: int,
+        other_tokens: int = 0,
+        prefix_key: int = 0,
+        session_seat: Seat | None = None,
+    ) -> Candidates:
+        """Columns from rows, put in ascending order of seat."""
+        rows = sorted(rows, key=lambda row: row.seat)
+        ids = tuple(row.replica for row in rows)
+        return cls(
+            ids=ids,
+            id_keys=id_keys(ids),
+            seats=np.array([row.seat for row in rows], dtype=np.int64),
+            held_tokens=np.array([row.held_tokens for row in rows], dtype=np.int64),
+            slower_tokens=np.array([row.slower_tokens for row in rows], dtype=np.int64),
+            expected_tokens=np.array([max(row.expected_tokens, row.held_tokens) for row in rows], dtype=np.int64),
+            queued_tokens=np.array([row.queued_tokens for row in rows], dtype=np.float64),
+            open_requests=np.array([row.open_requests for row in rows], dtype=np.int64),
+            context_tokens=np.array([row.context_tokens for row in rows], dtype=np.float64),
+            tokens_per_second=np.array([row.tokens_per_second for row in rows], dtype=np.float64),
+            trust=np.array([row.trust for row in rows], dtype=np.int64),
+            belief=np.array([BELIEF_BY_TRUST[row.trust] if row.belief is None else row.belief for row in rows]),
+            allowed=np.array([row.allowed for row in rows], dtype=np.bool_),
+            prompt_tokens=prompt_tokens,
+            other_tokens=other_tokens,
+            prefix_key=prefix_key,
+            session_seat=session_seat,
+        )
+
+
+def id_keys(ids: Sequence[ReplicaId]) -> KeyArray:
+    """One hash per id. Not `hash()`, which differs from process to process: routers must agree without talking."""
+    return np.array([xxhash.xxh3_64_intdigest(replica.encode()) for replica in ids], dtype=np.uint64)

@@ -1,0 +1,223 @@
+"""The decider: gathers what is known about every replica that could answer, lets the policy choose, and says why.
+
+One synchronous stretch: nothing may happen between the reading of load and the caller's charge on the ledger, or two
+requests would both see the same idle replica. So `decide` never awaits, and the caller charges right after it.
+
+Constraints are enforced here, closed: model, health, exclusions, the cap on requests in flight. Preferences are the
+policy's, and fail open: without hashes, trust or a match the columns say 0 and load decides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+
+from router.errors import HomingError, NoReplica
+from router.fleet.replica import BoolArray, FloatArray, IntArray, ReplicaId, Seat
+from router.index.base import Index, Trust
+from router.policy.belief import BELIEF_BY_TRUST
+from router.policy.candidate import Ask, Candidates, KeyArray, id_keys
+from router.policy.decision import Decision, Whole
+from router.policy.pickers import Turn
+from router.policy.pipeline import Policy
+from router.policy.sources import Health, Ledger, Rates, Roster, Sessions, Trusts
+
+# A fleet has one pattern of trust while all is well; this many are kept while replicas join and catch up.
+REMEMBERED_BELIEFS = 32
+
+
+class AllBusy(HomingError):
+    """Healthy replicas serve the model, but each has all the requests it may have: wait for one to finish."""
+
+    status = 429
+    kind = "rate_limit_error"
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """The replicas of one block size: their rows among the model's, and their seats."""
+
+    block_size_tokens: int
+    rows: IntArray
+    seats: IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class _Fleet:
+    """What only a change of the roster can change, for one model."""
+
+    base: str
+    seats: IntArray
+    ids: tuple[ReplicaId, ...]
+    id_keys: KeyArray
+    block_sizes: tuple[int | None, ...]
+    columns: tuple[_Column, ...]
+    no_tokens: IntArray  # zeros
+
+
+class Decider:
+    """Decides for all models of one fleet under one policy. Holds only whose turn it is and what the roster implies."""
+
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        roster: Roster,
+        health: Health,
+        ledger: Ledger,
+        rates: Rates,
+        index: Index,
+        trusts: Trusts,
+        sessions: Sessions,
+        rng: Random,
+        max_in_flight: int | None = None,  # open requests per replica
+    ) -> None:
+        self.policy = policy
+        self._roster = roster
+        self._health = health
+        self._ledger = ledger
+        self._rates = rates
+        self._index = index
+        self._trusts = trusts
+        self._sessions = sessions
+        self._rng = rng
+        self._max_in_flight = max_in_flight
+        self._term_names = tuple(term.label for term in policy.terms)
+        self._fleets: dict[str, _Fleet] = {}
+        self._fleets_version = -1
+        self._beliefs: dict[bytes, FloatArray] = {}  # by trust, where nothing is guessed
+        self._turns: dict[str, Turn] = {}  # bounded by the models ever served
+
+    def decide(self, ask: Ask, now_seconds: float) -> Decision:
+        """Where the request goes. Raises UnknownModel, NoReplica (nobody healthy is left to try) or AllBusy."""
+        fleet = self._fleet(ask.model)
+        seats = fleet.seats
+        self._ledger.advance(now_seconds)
+        open_requests = self._ledger.open_requests[seats]
+        allowed = self._allowed(ask, seats, open_requests, now_seconds)
+        rows = allowed.nonzero()[0]
+        if not len(rows):
+            raise self._refusal(ask, seats, now_seconds)
+        held, slower, expected = self._matched(ask, fleet)
+        trust = self._trusts.effective(seats)
+        session_key = ask.session_key
+        candidates = Candidates(
+            ids=fleet.ids,
+            id_keys=fleet.id_keys,
+            seats=seats,
+            held_tokens=held,
+            slower_tokens=slower,
+            expected_tokens=expected,
+            queued_tokens=self._ledger.queued_tokens[seats],
+            open_requests=open_requests,
+            context_tokens=self._ledger.context_tokens[seats],
+            tokens_per_second=self._rates.tokens_per_second(fleet.base, seats),
+            trust=trust,
+            belief=self._belief(seats, trust),
+            allowed=allowed,
+            prompt_tokens=ask.prompt_tokens,
+            other_tokens=ask.other_tokens,
+            prefix_key=ask.prefix_key,
+            session_seat=None if session_key is None else self._sessions.get(session_key, now_seconds),
+        )
+        turn = self._turns.get(ask.model)
+        if turn is None:
+            turn = self._turns[ask.model] = Turn(self._rng)
+        row, rule, total_seconds, terms = self.policy.choose(candidates, rows, turn)
+        turn.last_seat = Seat(seats.item(row))
+        return Whole(
+            candidates=candidates,
+            row=row,
+            block_size_tokens=fleet.block_sizes[row],
+            policy=self.policy.name,
+            rule=rule,
+            term_names=self._term_names,
+            terms=terms,
+            total_seconds=total_seconds,
+        )
+
+    def _fleet(self, model: str) -> _Fleet:
+        if self._fleets_version != self._roster.version:
+            self._fleets = {}
+            self._fleets_version = self._roster.version
+        fleet = self._fleets.get(model)
+        if fleet is None:
+            fleet = self._fleets[model] = _fleet_of(self._roster, model)
+        return fleet
+
+    def _allowed(self, ask: Ask, seats: IntArray, open_requests: IntArray, now_seconds: float) -> BoolArray:
+        allowed = self._health.allowed(seats, now_seconds)
+        cap = self._max_in_flight
+        if cap is not None and len(seats) and open_requests.item(open_requests.argmax()) >= cap:
+            allowed = allowed & (open_requests < cap)
+        if ask.exclude:
+            allowed = allowed & ~np.isin(seats, list(ask.exclude))
+        return allowed
+
+    def _refusal(self, ask: Ask, seats: IntArray, now_seconds: float) -> HomingError:
+        healthy = seats[self._health.allowed(seats, now_seconds)]
+        if not len(healthy):
+            return NoReplica(
+                f"None of the {len(seats)} replicas that serve `{ask.model}` is healthy.",
+                retry_after_seconds=self._health.retry_after_seconds(seats, now_seconds) if len(seats) else 1.0,
+            )
+        if ask.exclude.issuperset(healthy.tolist()):
+            return NoReplica(f"Every healthy replica that serves `{ask.model}` has been tried for this request.")
+        return AllBusy(
+            f"Every healthy replica that serves `{ask.model}` has its {self._max_in_flight} requests in flight.",
+            code="all_busy",
+        )
+
+    def _belief(self, seats: IntArray, trust: IntArray) -> FloatArray:
+        """By row, how far a match counts. Trust seldom changes, so what follows from it alone is remembered: 4 us."""
+        key = trust.tobytes()
+        belief = self._beliefs.get(key)
+        if belief is not None:
+            return belief
+        belief = BELIEF_BY_TRUST[trust]
+        guessed = trust == Trust.GUESSED
+        if guessed.any():
+            return np.where(guessed, self._trusts.belief(seats), belief)
+        if len(self._beliefs) >= REMEMBERED_BELIEFS:
+            self._beliefs.clear()
+        self._beliefs[key] = belief
+        return belief
+
+    def _matched(self, ask: Ask, fleet: _Fleet) -> tuple[IntArray, IntArray, IntArray]:
+        """Held, slower and expected tokens by row. One index lookup per distinct block size, none without hashes."""
+        if not ask.hashes:
+            return fleet.no_tokens, fleet.no_tokens, fleet.no_tokens
+        held = slower = expected = fleet.no_tokens
+        for column in fleet.columns:
+            size = column.block_size_tokens
+            hashes = ask.hashes.get(size)
+            if not hashes:
+                continue
+            # The hit rule: a prompt's last token is always computed, so its last block never hits when it is full.
+            reachable = (ask.prompt_tokens - 1) // size
+            if len(hashes) > reachable:
+                hashes = hashes[:reachable]
+            match = self._index.match(hashes, column.seats)
+            if len(column.rows) == len(fleet.ids):
+                held = match.held * size
+                return held, match.slower * size, held if match.expected is match.held else match.expected * size
+            if held is fleet.no_tokens:
+                held, slower, expected = held.copy(), held.copy(), held.copy()
+            held[column.rows] = match.held * size
+            slower[column.rows] = match.slower * size
+            expected[column.rows] = match.expected * size
+        return held, slower, expected
+
+
+def _fleet_of(roster: Roster, model: str) -> _Fleet:
+    seats, ids = roster.serving(model), roster.serving_ids(model)
+    block_sizes = tuple(roster.facts(Seat(seat)).block_size_tokens for seat in seats.tolist())
+    columns = []
+    for size in sorted({size for size in block_sizes if size is not None}):
+        rows = np.array([row for row, of_row in enumerate(block_sizes) if of_row == size], dtype=np.int64)
+        columns.append(_Column(size, rows, seats[rows]))
+    no_tokens = np.zeros(len(seats), dtype=np.int64)
+    no_tokens.setflags(write=False)
+    return _Fleet(roster.served(model).base, seats, ids, id_keys(ids), block_sizes, tuple(columns), no_tokens)

@@ -1,0 +1,48 @@
+"""Where policies come from: the shelf that ships with Homing, by name, or a file, by path.
+
+What stands in one is read by reading.py.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+from pathlib import Path
+
+from router.errors import ConfigError
+from router.policy.pipeline import Policy
+from router.policy.reading import known, parse
+
+SUFFIX = ".yaml"
+
+
+def load(name_or_path: str) -> Policy:
+    """A policy from the shelf, or from a file when the argument ends in .yaml or .yml or holds a slash.
+
+    Raises ConfigError with every fault."""
+    if name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path:
+        return parse(_text(Path(name_or_path)), name_or_path)
+    texts = _shelf_texts()
+    if name_or_path not in texts:
+        remedy = known(name_or_path, texts)
+        raise ConfigError([f"policy: no policy is named {name_or_path!r}. {remedy} A path must end in {SUFFIX}."])
+    return parse(texts[name_or_path], f"policies/{name_or_path}{SUFFIX}")
+
+
+def shelf() -> tuple[Policy, ...]:
+    """Every policy that ships with Homing, by name."""
+    return tuple(parse(text, f"policies/{name}{SUFFIX}") for name, text in _shelf_texts().items())
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path}: cannot be read as a policy ({error}). Give a file that can."]) from error
+
+
+def _shelf_texts() -> dict[str, str]:
+    files = [file for file in importlib.resources.files("policies").iterdir() if file.name.endswith(SUFFIX)]
+    return {
+        file.name.removesuffix(SUFFIX): file.read_text(encoding="utf-8")
+        for file in sorted(files, key=lambda file: file.name)
+    }

@@ -1,0 +1,77 @@
+"""A policy: filters narrow, scorers price, a picker chooses. Pure: the same columns and turn give the same choice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from router.fleet.replica import FloatArray, IntArray
+from router.policy.candidate import Candidates
+from router.policy.filters import Filter
+from router.policy.pickers import Picker, Turn
+from router.policy.scorers import Scorer
+
+
+@dataclass(frozen=True, slots=True)
+class NamedFilter:
+    name: str
+    filter: Filter
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One scorer's part of the price, with its weight."""
+
+    name: str
+    scorer: Scorer
+    weight: float = 1.0
+
+    @property
+    def label(self) -> str:
+        """The name in receipts; a price that is not the bare expectation says so."""
+        return self.name if self.weight == 1.0 else f"{self.name} x{self.weight:g}"
+
+
+class Choice(NamedTuple):
+    row: int
+    rule: str  # what each filter and the picker had to say, in order, joined by "+"
+    cost_seconds: FloatArray  # per candidate, those filtered away included
+    terms: tuple[FloatArray, ...]  # the same by term, in the policy's order
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A named composition of parts. `description` is one line: when to choose it."""
+
+    name: str
+    description: str
+    filters: tuple[NamedFilter, ...]
+    terms: tuple[Term, ...]
+    picker: Picker
+
+    def choose(self, candidates: Candidates, rows: IntArray, turn: Turn) -> Choice:
+        """One of `rows`, the rows of the replicas that may be chosen at all: ascending, not empty."""
+        said: list[str] = []
+        for part in self.filters:
+            kept, rule = part.filter.keep(candidates, rows)
+            if not len(kept):
+                said.append(f"{part.name}_ignored")
+                continue
+            rows = kept
+            if rule:
+                said.append(rule)
+        total: FloatArray | None = None
+        terms: list[FloatArray] = []
+        for term in self.terms:
+            seconds = term.scorer.cost_seconds(candidates)
+            if term.weight != 1.0:
+                seconds = seconds * term.weight
+            terms.append(seconds)
+            total = seconds if total is None else total + seconds
+        if total is None:
+            total = np.zeros(len(candidates))
+        row, rule = self.picker.pick(candidates, total, rows, turn)
+        said.append(rule)
+        return Choice(row, "+".join(said), total, tuple(terms))

@@ -1,0 +1,50 @@
+"""What the decider asks of the rooms below, and no more: who there is, how well, how busy, how fast, how trusted.
+
+The real ones stand in router/fleet and router/index. They are named here by what is read from them, so that a virtual
+fleet can bring its own.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from router.fleet.replica import BoolArray, Facts, FloatArray, IntArray, ReplicaId, Seat, ServedModel
+
+
+class Roster(Protocol):
+    @property
+    def version(self) -> int: ...
+    def serving(self, model_name: str) -> IntArray: ...  # ascending; raises UnknownModel
+    def serving_ids(self, model_name: str) -> tuple[ReplicaId, ...]: ...
+    def served(self, model_name: str) -> ServedModel: ...
+    def facts(self, seat: Seat) -> Facts: ...
+
+
+class Health(Protocol):
+    def allowed(self, seats: IntArray, now_seconds: float) -> BoolArray: ...
+    def retry_after_seconds(self, seats: IntArray, now_seconds: float) -> float: ...
+
+
+class Ledger(Protocol):
+    """Columns by seat, at least as long as the highest seat."""
+
+    @property
+    def queued_tokens(self) -> IntArray: ...
+    @property
+    def open_requests(self) -> IntArray: ...
+    @property
+    def context_tokens(self) -> IntArray: ...
+    def advance(self, now_seconds: float) -> None: ...
+
+
+class Rates(Protocol):
+    def tokens_per_second(self, model: str, seats: IntArray) -> FloatArray: ...  # above 0; by the model's base
+
+
+class Trusts(Protocol):
+    def effective(self, seats: IntArray) -> IntArray: ...  # Trust values: the lesser of stream and truth (R 5.2)
+    def belief(self, seats: IntArray) -> FloatArray: ...  # share of predicted tokens lately confirmed, 0 to 1
+
+
+class Sessions(Protocol):
+    def get(self, key: str, now_seconds: float) -> Seat | None: ...
