@@ -29,6 +29,10 @@ class ConfigError(HomingError):
         self.faults = faults
 
 
+class InternalError(HomingError):
+    """A fault of ours that a client met."""
+
+
 class BadRequest(HomingError):
     status = 400
     kind = "invalid_request_error"

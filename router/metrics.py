@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
 from prometheus_client.metrics_core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -72,6 +72,8 @@ class Metrics:
     """All counters of one process. `gauges` are read when scraped, from the rooms that own the numbers."""
 
     def __init__(self) -> None:
+        # A second series beside every counter, which nobody reads. The library has no types for this one.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.requests = self._counter("homing_requests", "Finished requests.", "model", "replica", "outcome")
         self.prompt_tokens = self._counter("homing_prompt_tokens", "Prompt tokens of forwarded requests.", "model")
@@ -112,14 +114,6 @@ class Metrics:
     def gauge(self, name: str, documentation: str) -> Gauge:
         """A plain gauge without labels."""
         return Gauge(name, documentation, registry=self.registry)
-
-    def forget_replica(self, replica: str) -> None:
-        """A replica's series go with it."""
-        for counter, position in ((self.requests, 1), (self.judged, 0), (self.retries, 0), (self.events, 0)):
-            for sample in next(iter(counter.collect())).samples:
-                values = [sample.labels[name] for name in counter._labelnames]
-                if sample.name.endswith("_total") and values[position] == replica:
-                    counter.remove(*values)
 
 
 class _Scraped(Collector):

@@ -14,32 +14,29 @@ FILES = sorted((ROOT / "router").rglob("*.py"))
 # Top floor first. A room imports from floors below it and from itself; rooms on one floor do not know each other.
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"cli"}),
-    frozenset({"demo"}),
+    frozenset({"demo", "explain"}),
     frozenset({"app"}),
+    frozenset({"house"}),
+    frozenset({"keeper", "proving"}),
     frozenset({"gateway", "discovery", "sim", "engines"}),
     frozenset({"policy", "events"}),
     frozenset({"index"}),
     frozenset({"prompt", "fleet"}),
-    frozenset({"clock", "errors", "config", "metrics"}),
+    frozenset({"clock", "config", "metrics"}),
+    frozenset({"errors"}),
 )
 
 # The files that touch the outside: sockets, files, clocks, threads. Everything else only decides.
 EDGES = frozenset(
     {
-        "cli.py",
-        "demo.py",
-        "app.py",
-        "clock.py",
-        "config.py",
-        "metrics.py",
-        "prompt/template.py",
-        "prompt/tokenizer.py",
-        "prompt/source.py",
-        "prompt/read.py",
-        "events/zmq.py",
+        *("cli.py", "demo.py", "app.py", "house.py", "keeper.py", "proving.py"),
+        *("clock.py", "config.py", "metrics.py"),
+        *("prompt/template.py", "prompt/tokenizer.py", "prompt/source.py", "prompt/read.py", "prompt/engine.py"),
+        "prompt/lru.py",  # a lock: the reading threads share it
+        *("events/zmq.py", "events/pace.py"),
         "policy/load.py",
-        "sim/server.py",
-        "sim/drive.py",
+        *("sim/server.py", "sim/replica.py", "sim/publish.py", "sim/routes.py", "sim/generate.py", "sim/asgi.py"),
+        *("sim/text.py", "sim/caller.py", "sim/drive.py", "sim/train_tokenizer.py"),
     }
 )
 EDGE_ROOMS = frozenset({"gateway", "discovery"})

@@ -1,0 +1,270 @@
+"""Builds the house, once, and runs it: the only place where rooms meet."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import sys
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO
+
+import httpx
+import zmq
+
+from router.clock import Clock, SystemClock
+from router.config import Config
+from router.discovery import static
+from router.engines import vllm_wire
+from router.engines.vllm import Vllm
+from router.events.ingest import Ingest
+from router.fleet.health import Health
+from router.fleet.latency import Latency
+from router.fleet.ledger import Ledger
+from router.fleet.rates import Rates
+from router.fleet.replica import Seat
+from router.fleet.roster import Roster
+from router.fleet.sessions import Sessions
+from router.gateway.account import Account, Books
+from router.gateway.admin import admin
+from router.gateway.admission import Admission, AdmissionLimits
+from router.gateway.dispatch import Dispatch
+from router.gateway.headers import Credentials
+from router.gateway.journal import Journal
+from router.gateway.lag import LoopLag
+from router.gateway.listen import bind, listening
+from router.gateway.readers import Readers
+from router.gateway.readiness import Readiness
+from router.gateway.receipts import Receipts
+from router.gateway.room import Room
+from router.gateway.routes import Routes, control
+from router.gateway.serve import Serve
+from router.gateway.trust import EffectiveTrust
+from router.gateway.upstream import Upstream
+from router.house import House, gauges, replica_entry
+from router.index.accuracy import Accuracy, InFlight
+from router.index.base import Trust
+from router.index.budget import Budget
+from router.index.guessed import Guessed
+from router.index.memory import MemoryIndex
+from router.keeper import Keeper, Rooms, Say
+from router.metrics import Metrics
+from router.policy import load
+from router.policy.decider import Decider
+from router.prompt.blocks import BlockHasher
+from router.prompt.read import PromptReader
+from router.proving import Proving
+
+READING_THREADS = 2  # tokenizing releases the GIL; more threads than that only contend
+HOUSEKEEPING_SECONDS = 0.2
+
+
+def _silent(_line: str) -> None:
+    pass
+
+
+@contextlib.asynccontextmanager
+async def running(config: Config, *, log: IO[bytes] | None = None, say: Say = _silent) -> AsyncIterator[House]:
+    """Homing on both ports while the block runs. Raises ConfigError for a policy or port that cannot be used.
+
+    `log` gets one JSON line per finished request, `say` a sentence whenever something of note happens.
+    """
+    try:
+        async with _running(config, log=log, say=say) as house:
+            yield house
+    except BaseExceptionGroup as faults:  # of the task groups inside: what went wrong in the block comes out
+        raise _only(faults) from None
+
+
+@contextlib.asynccontextmanager
+async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncIterator[House]:
+    policy = load.load(config.policy)
+    clock = SystemClock()
+    metrics = Metrics()
+    roster, health, ledger, latency = Roster(), Health(), Ledger(), Latency()
+    rates, sessions = Rates(), Sessions(config.sessions.max_sessions, config.sessions.idle_seconds)
+    index = MemoryIndex(Budget(config.index.budget_megabytes * 2**20))
+    guessed, accuracy = Guessed(index), Accuracy()
+    ingest = Ingest(index, hash_seed=config.tokens.hash_seed)
+    receipts, journal, lag = Receipts(), Journal(log), LoopLag()
+    credentials = Credentials(config.api_keys(), config.replica_api_key())
+    upstreams: dict[Seat, Upstream] = {}
+
+    def trust_changed(seat: Seat, before: Trust, now: Trust) -> None:
+        say(f"{roster.replica(seat).id}: trust {before.name} -> {now.name}")
+
+    trust = EffectiveTrust(ingest, accuracy, trust_changed)
+    per_replica = config.limits.max_in_flight_per_replica
+    decider = Decider(
+        policy=policy,
+        roster=roster,
+        health=health,
+        ledger=ledger,
+        rates=rates,
+        index=index,
+        trusts=trust,
+        sessions=sessions,
+        rng=random.Random(config.seed),
+        max_in_flight=per_replica,
+    )
+    admission = Admission(
+        AdmissionLimits(
+            max_in_flight=config.limits.max_in_flight,
+            queue_length=config.limits.queue_length,
+            queue_wait_seconds=config.limits.queue_wait_seconds,
+        ),
+        clock,
+        Room(roster, health, ledger, clock, per_replica),
+    )
+    account = Account(
+        Books(ledger, index.recent, guessed, ingest, InFlight(), accuracy, rates, sessions, receipts, metrics, journal),
+        clock,
+    )
+    replica_headers = _authorization(credentials)
+    readiness = Readiness(
+        clock,
+        lambda: health.any_healthy(clock.now()),
+        lambda: all(trust.of(seat) is not Trust.LOAD_ONLY for seat in roster.present()),
+    )
+    with (
+        ThreadPoolExecutor(READING_THREADS, thread_name_prefix="reading") as executor,
+        contextlib.closing(journal),
+        zmq.Context() as context,
+        contextlib.closing(bind(config.listen.host, config.listen.port, "listen.port")) as public,
+        contextlib.closing(bind(config.listen.admin_host, config.listen.admin_port, "listen.admin_port")) as private,
+    ):
+        fallback = PromptReader(
+            local=None, engine=None, hasher=BlockHasher(1), hash_seed=config.tokens.hash_seed, executor=executor
+        )
+        readers = Readers(roster, fallback)
+        async with (
+            httpx.AsyncClient(timeout=config.probe.timeout_seconds, headers=replica_headers) as http,
+            asyncio.TaskGroup() as tasks,
+        ):
+            proving = Proving(
+                config,
+                roster=roster,
+                health=health,
+                upstreams=upstreams,
+                readers=readers,
+                read_tokens=Vllm().tokens,
+                tokenize_path=Vllm().tokenize_path,
+                executor=executor,
+                clock=clock,
+                tasks=tasks,
+                credentials=replica_headers,
+                say=say,
+            )
+            keeper = Keeper(
+                config,
+                Rooms(
+                    roster=roster,
+                    health=health,
+                    ledger=ledger,
+                    latency=latency,
+                    rates=rates,
+                    sessions=sessions,
+                    accuracy=accuracy,
+                    trust=trust,
+                    ingest=ingest,
+                    guessed=guessed,
+                    admission=admission,
+                    metrics=metrics,
+                    upstreams=upstreams,
+                ),
+                clock=clock,
+                http=http,
+                dialect=Vllm(),
+                wire=vllm_wire,
+                context=context,
+                tasks=tasks,
+                model_found=proving.model_found,
+                say=say,
+            )
+            house = House(
+                f"http://{_shown(config.listen.host)}:{public.getsockname()[1]}",
+                f"http://{_shown(config.listen.admin_host)}:{private.getsockname()[1]}",
+                roster=roster,
+                ledger=ledger,
+                admission=admission,
+                index=index,
+                ingest=ingest,
+                accuracy=accuracy,
+                readiness=readiness,
+                readers=readers,
+                receipts=receipts,
+                health=health,
+                trust=trust,
+                keeper=keeper,
+            )
+            metrics.gauges.append(gauges(house, lag))
+            serve = Serve(
+                roster=roster,
+                readers=readers,
+                admission=admission,
+                dispatch=Dispatch(decider, health, account, admission, upstreams, metrics, clock),
+                account=account,
+                credentials=credentials,
+                metrics=metrics,
+                clock=clock,
+                session_headers=config.sessions.headers,
+                usage_probe=config.usage_probe,
+                body_limit_bytes=int(config.limits.body_megabytes * 2**20),
+            )
+            for replica in static.replicas(config.replicas):
+                keeper.join(replica)
+            beats = [tasks.create_task(lag.run()), tasks.create_task(_keep_house(house, clock))]
+            routes = Routes(serve, control(roster, readiness, credentials, clock.wall()))
+            private_routes = admin(
+                metrics, receipts, readiness, lambda: [replica_entry(house, seat, clock) for seat in roster.present()]
+            )
+            try:
+                async with (
+                    listening(private_routes, private, 1.0),
+                    listening(routes, public, config.limits.drain_seconds),
+                ):
+                    yield house
+            finally:
+                for beat in beats:
+                    beat.cancel()
+                proving.close()
+                keeper.close()
+
+
+async def serve(config: Config, *, log: IO[bytes] | None, say: Say | None = None) -> None:
+    """Serve until SIGINT or SIGTERM, then drain."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signal_number in (2, 15):
+        loop.add_signal_handler(signal_number, stop.set)
+    tell = say or (lambda line: print(line, file=sys.stderr, flush=True))
+    async with running(config, log=log, say=tell) as house:
+        tell(f"Homing listens on {house.url}, policy {config.policy}; metrics and /homing/* on {house.admin_url}")
+        await stop.wait()
+        tell("stopping: open requests may end, new ones are refused")
+
+
+async def _keep_house(house: House, clock: Clock) -> None:
+    """What nobody's request should pay for: expired leases, purges, trust seen anew."""
+    while True:
+        await asyncio.sleep(HOUSEKEEPING_SECONDS)
+        house.index.recent.expire(clock.now())
+        house.index.purge(1000)
+        for seat in house.roster.present():
+            house.trust.refresh(seat)
+
+
+def _only(faults: BaseException) -> BaseException:
+    while isinstance(faults, BaseExceptionGroup) and len(faults.exceptions) == 1:
+        faults = faults.exceptions[0]
+    return faults
+
+
+def _authorization(credentials: Credentials) -> list[tuple[bytes, bytes]]:
+    key = credentials.replica_key
+    return [] if key is None else [(b"authorization", b"Bearer " + key.encode())]
+
+
+def _shown(host: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)

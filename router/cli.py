@@ -1,0 +1,185 @@
+"""The command line: `homing serve`, `sim`, `demo`, `policies`, `check`, `explain`, `version`."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import json
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import click
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from router import app, config, demo
+from router.errors import ConfigError
+from router.explain import show
+from router.policy import load
+from router.sim import server as sim_server
+
+SERVE_HELP = """Serve one OpenAI-compatible endpoint in front of your replicas.
+
+\b
+From flags alone:
+  homing serve --replica http://a:8000 --replica http://b:8000
+From a file (flags win over it):
+  homing serve homing.yaml --policy least_loaded
+
+Models, block size and KV-event addresses are learned from the replicas. For exact routing start vLLM with
+
+\b
+  --enable-prompt-tokens-details
+  --kv-events-config '{"enable_kv_cache_events":true,"publisher":"zmq",
+                       "endpoint":"tcp://*:5557","replay_endpoint":"tcp://*:5558"}'
+
+Without events Homing still routes, by what it sent where; it says so at start-up, per model.
+"""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def main() -> None:
+    """Homing sends each prompt to the LLM replica where its KV cache is already warm.
+
+    \b
+    Try it without a GPU:        homing demo
+    Put it before your engines:  homing serve --replica http://HOST:8000 --replica http://HOST:8001
+    Ask why:                     homing explain REQUEST_ID
+    """
+
+
+@main.command(help=SERVE_HELP)
+@click.argument("config_file", metavar="[CONFIG]", required=False, type=click.Path(path_type=Path))
+@click.option("--replica", "replicas", multiple=True, metavar="URL", help="A replica, http://HOST:PORT. Repeat it.")
+@click.option("--policy", help="A shelf name (see `homing policies`) or a YAML file.  [default: cache_aware]")
+@click.option("--tokenizer", metavar="DIR|HF_ID|auto", help="Where the model's tokenizer.json is.  [default: auto]")
+@click.option("--host", help="Where to listen.  [default: 0.0.0.0]")
+@click.option("--port", type=int, help="The endpoint's port.  [default: 8080]")
+@click.option("--admin-port", type=int, help="Metrics and /homing/*, on loopback.  [default: 8081]")
+@click.option("--quiet", is_flag=True, help="No line per finished request.")
+def serve(
+    config_file: Path | None,
+    replicas: tuple[str, ...],
+    policy: str | None,
+    tokenizer: str | None,
+    host: str | None,
+    port: int | None,
+    admin_port: int | None,
+    quiet: bool,
+) -> None:
+    settings = _settings(config_file, replicas, policy, tokenizer, host, port, admin_port)
+    _run(app.serve(settings, log=None if quiet else sys.stdout.buffer))
+
+
+@main.command()
+@click.argument("config_file", metavar="CONFIG", type=click.Path(path_type=Path))
+def check(config_file: Path) -> None:
+    """Check a configuration file and the policy it names; every fault at once, exit status 1 if any."""
+    faults: list[str] = []
+    try:
+        settings = config.read(config_file, {})
+    except ConfigError as fault:
+        raise click.ClickException(fault.message) from None
+    try:
+        load.load(settings.policy)
+    except ConfigError as fault:
+        faults.extend(fault.faults)
+    if faults:
+        raise click.ClickException("\n".join(faults))
+    click.echo(f"{config_file}: good. {len(settings.replicas)} replicas, policy {settings.policy}.")
+
+
+@main.command()
+def policies() -> None:
+    """The policies on the shelf, and when to choose each."""
+    table = Table(show_edge=False, pad_edge=False)
+    table.add_column("policy", no_wrap=True)
+    table.add_column("when to choose it")
+    for policy in load.shelf():
+        table.add_row(policy.name, policy.description)
+    Console().print(table)
+
+
+@main.command()
+@click.argument("request_id")
+@click.option("--admin", default="http://127.0.0.1:8081", show_default=True, help="Homing's admin address.")
+@click.option("--json", "as_json", is_flag=True, help="The whole receipt as JSON.")
+def explain(request_id: str, admin: str, as_json: bool) -> None:
+    """Why a request went where it went, and what became of it.
+
+    REQUEST_ID is Homing's own: it stands in the log line, and in the response header x-homing-request-id
+    of a request sent with `x-homing-explain: 1`.
+    """
+    try:
+        with urllib.request.urlopen(f"{admin}/homing/explain/{request_id}", timeout=5) as answer:
+            receipt = json.load(answer)
+    except urllib.error.HTTPError as fault:
+        message = json.load(fault).get("error", {}).get("message", f"status {fault.code}")
+        raise click.ClickException(message) from None
+    except OSError as fault:
+        raise click.ClickException(
+            f"No Homing answers at {admin} ({fault}). Give its admin port with --admin."
+        ) from None
+    if as_json:
+        click.echo(json.dumps(receipt, indent=2))
+        return
+    show(receipt, Console())
+
+
+@main.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def sim(arguments: tuple[str, ...]) -> None:
+    """Simulated vLLM replicas alone, so that any router can be put before them."""
+    sim_server.main(arguments, prog="homing sim")
+
+
+main.add_command(demo.command, "demo")
+
+
+@main.command()
+def version() -> None:
+    """Homing's version."""
+    click.echo(importlib.metadata.version("homing"))
+
+
+def _settings(
+    config_file: Path | None,
+    replicas: tuple[str, ...],
+    policy: str | None,
+    tokenizer: str | None,
+    host: str | None,
+    port: int | None,
+    admin_port: int | None,
+) -> config.Config:
+    listen = {"host": host, "port": port, "admin_port": admin_port}
+    overrides: dict[str, Any] = {  # Any: checked by config.read
+        "listen": {key: value for key, value in listen.items() if value is not None},
+        "tokens": {"tokenizer": tokenizer} if tokenizer else {},
+    }
+    if replicas:
+        overrides["replicas"] = [{"url": url} for url in replicas]
+    if policy:
+        overrides["policy"] = policy
+    try:
+        return config.read(config_file, overrides)
+    except ConfigError as fault:
+        raise click.ClickException(fault.message) from None
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:  # Any: what a coroutine yields is the loop's business
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(work)
+    except ConfigError as fault:
+        raise click.ClickException(fault.message) from None
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,294 @@
+"""The books of a request: charged before anything is awaited, released exactly once, reconciled with what came of it.
+
+`open` is called in the same synchronous stretch as the decision. What it charged is released by whoever comes first:
+`attempt_failed`, `release` or `close`; the last is called once per exchange, on every exit path.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+
+from router.clock import Clock
+from router.errors import NoReplica, Overloaded, UpstreamTimeout
+from router.events.ingest import Ingest
+from router.fleet.ledger import Ledger
+from router.fleet.rates import Rates
+from router.fleet.sessions import Sessions
+from router.gateway.exchange import Exchange
+from router.gateway.headers import RawHeaders, first
+from router.gateway.journal import Journal
+from router.gateway.receipts import Receipt, Receipts, Tried
+from router.index.accuracy import Accuracy, InFlight, Verdict
+from router.index.guessed import Guessed
+from router.index.recent import OpenLeases
+from router.metrics import Metrics, Outcome
+from router.policy.decision import Decision
+from router.prompt.request import Endpoint
+
+# Of a request that does not say how much it wants: the median answer of the traces we know is shorter.
+OUTPUT_TOKENS_ESTIMATE = 256
+NO_REPLICA_LABEL = "none"  # the metric label of a request that was sent nowhere
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """Everything a request is entered into."""
+
+    ledger: Ledger
+    recent: OpenLeases
+    guessed: Guessed
+    ingest: Ingest
+    in_flight: InFlight
+    accuracy: Accuracy
+    rates: Rates
+    sessions: Sessions
+    receipts: Receipts
+    metrics: Metrics
+    journal: Journal
+
+
+class Account:
+    """Opens and closes the books of every request."""
+
+    def __init__(self, books: Books, clock: Clock) -> None:
+        self._books = books
+        self._clock = clock
+
+    def arrive(self, endpoint: Endpoint, headers: RawHeaders) -> Exchange:
+        client_id = first(headers, b"x-request-id")
+        return Exchange(
+            id=uuid.uuid4().hex,
+            client_id=client_id.decode("latin-1") if client_id is not None else None,
+            endpoint=endpoint,
+            arrived_seconds=self._clock.now(),
+            arrived_wall_seconds=self._clock.wall(),
+            explained=first(headers, b"x-homing-explain") == b"1",
+        )
+
+    def open(self, exchange: Exchange, decision: Decision, now_seconds: float) -> None:
+        """Charge the chosen replica with the request."""
+        request, prompt, books = exchange.request, exchange.prompt, self._books
+        assert request is not None
+        assert prompt is not None
+        seat = decision.seat
+        output_tokens = request.max_output_tokens
+        lease = books.ledger.open(
+            seat,
+            uncached_tokens=decision.uncached_tokens,
+            prompt_tokens=prompt.total_tokens,
+            output_tokens_estimate=min(output_tokens or OUTPUT_TOKENS_ESTIMATE, OUTPUT_TOKENS_ESTIMATE),
+            streamed=request.stream,
+            now_seconds=now_seconds,
+            prefill_ends_at_seconds=now_seconds + decision.queue_seconds + decision.prefill_seconds,
+        )
+        exchange.decision, exchange.lease, exchange.sent_seconds = decision, lease, now_seconds
+        exchange.attempting, exchange.sent = True, None
+        exchange.sibling = decision.expected_cached_tokens > decision.predicted_cached_tokens
+        size = decision.block_size_tokens
+        hashes = prompt.hashes.get(size) if size is not None else None
+        exchange.hashes = hashes
+        if hashes is None or size is None or not len(hashes):
+            return
+        books.recent.open(lease, seat, hashes, decision.expected_cached_tokens // size)
+        exchange.sibling |= books.in_flight.enter(seat, hashes[-1])
+        books.guessed.sent(seat, hashes)
+        if prompt.tokens is not None:
+            exchange.sent = books.ingest.sent(
+                seat,
+                prompt.tokens,
+                hashes,
+                size,
+                adapter=exchange.adapter,
+                predicted_blocks=None if exchange.sibling else decision.predicted_cached_tokens // size,
+            )
+
+    def attempt_failed(self, exchange: Exchange, why: str, now_seconds: float) -> None:
+        """The attempt under way came to nothing: everything it charged goes."""
+        self._note_attempt(exchange, why, now_seconds)
+        if exchange.lease is not None:
+            self._books.recent.withdraw(exchange.lease)
+        self.release(exchange)
+
+    def retried(self, exchange: Exchange, reason: str) -> None:
+        assert exchange.decision is not None
+        self._books.metrics.retries.labels(exchange.decision.replica, reason).inc()
+
+    def tokens(self, exchange: Exchange) -> None:
+        """A chunk that carries tokens is on its way to the client."""
+        now = self._clock.now()
+        metrics = self._books.metrics
+        if exchange.first_token_seconds is None:
+            exchange.first_token_seconds = now
+            metrics.ttft.observe(metrics.ttft.row(exchange.model), now - exchange.arrived_seconds)
+            if exchange.lease is not None:
+                self._books.ledger.first_token(exchange.lease)
+                self._books.recent.first_token(exchange.lease, now)
+        else:
+            metrics.inter_token.observe(metrics.inter_token.row(exchange.model), now - exchange.last_token_seconds)
+        exchange.last_token_seconds = now
+
+    def release(self, exchange: Exchange) -> None:
+        """Give back what the attempt under way charged. Again: nothing."""
+        lease = exchange.lease
+        if lease is None or not self._books.ledger.close(lease):
+            return
+        exchange.lease = None
+        self._books.recent.close(lease)
+        hashes = exchange.hashes
+        if hashes is not None and len(hashes):
+            assert exchange.decision is not None
+            self._books.in_flight.leave(exchange.decision.seat, hashes[-1])
+
+    def close(self, exchange: Exchange, *, gone: bool) -> None:
+        """The exchange is over, however it ended. Called once."""
+        now = self._clock.now()
+        books = self._books
+        self.release(exchange)
+        served = exchange.attempting
+        if served:
+            self._note_attempt(exchange, "client hung up" if gone else _ending(exchange), now)
+        outcome = exchange.outcome = Outcome.CLIENT_GONE if gone else _outcome(exchange)
+        verdict = self._reconcile(exchange) if served and outcome is Outcome.OK else None
+        decision = exchange.decision
+        replica = decision.replica if decision is not None else NO_REPLICA_LABEL
+        books.metrics.requests.labels(exchange.model, replica, outcome.value).inc()
+        receipt = _receipt(exchange, outcome, verdict, now)
+        books.receipts.add(receipt)
+        books.journal.write(_line(receipt, exchange))
+
+    def explain_headers(self, exchange: Exchange) -> RawHeaders:
+        """What a client that asked gets to know with its answer."""
+        if not exchange.explained:
+            return []
+        told = [(b"x-homing-request-id", exchange.id.encode())]
+        if exchange.decision is not None:
+            told.append((b"x-homing-replica", exchange.decision.replica.encode()))
+            told.append((b"x-homing-predicted-cached-tokens", b"%d" % exchange.decision.predicted_cached_tokens))
+        return told
+
+    def _note_attempt(self, exchange: Exchange, ending: str, now_seconds: float) -> None:
+        assert exchange.decision is not None
+        exchange.attempting = False
+        exchange.attempts.append(Tried(exchange.decision.replica, ending, now_seconds - exchange.sent_seconds))
+
+    def _reconcile(self, exchange: Exchange) -> Verdict:
+        """Hold what the replica reports against what was predicted, and learn from it (R 5)."""
+        request, prompt, decision, books = exchange.request, exchange.prompt, exchange.decision, self._books
+        assert request is not None
+        assert prompt is not None
+        assert decision is not None
+        seat, size = decision.seat, decision.block_size_tokens
+        reported = exchange.usage.cached_tokens if exchange.usage is not None else None
+        if exchange.session_key is not None:
+            books.sessions.bind(exchange.session_key, seat, self._clock.now())
+        verdict = books.accuracy.judge(
+            seat,
+            predicted_tokens=decision.predicted_cached_tokens if prompt.unpredicted is None else None,
+            reported_tokens=reported,
+            block_size_tokens=size,
+            stream=books.ingest.trust(seat),
+            prompts=request.prompts,
+            choices=request.choices,
+            prompt_logprobs=request.prompt_logprobs,
+            sibling_in_flight=exchange.sibling,
+        )
+        self._count(exchange, verdict, reported)
+        if size is not None and exchange.hashes is not None and reported is not None and request.prompts == 1:
+            cached_blocks = reported // size
+            books.guessed.reported(seat, exchange.hashes, cached_blocks, decision.predicted_cached_tokens // size)
+            if exchange.sent is not None:
+                books.ingest.reported(seat, exchange.sent, reported)
+        if exchange.first_token_seconds is not None:
+            cached = reported if reported is not None else decision.expected_cached_tokens
+            books.rates.observe(
+                exchange.base,
+                seat,
+                streamed=request.stream,
+                uncached_tokens=max(0, prompt.total_tokens - cached),
+                ttft_seconds=exchange.first_token_seconds - exchange.sent_seconds,
+                predicted_queue_seconds=decision.queue_seconds,
+            )
+        return verdict
+
+    def _count(self, exchange: Exchange, verdict: Verdict, reported_tokens: int | None) -> None:
+        metrics, decision, prompt = self._books.metrics, exchange.decision, exchange.prompt
+        assert decision is not None
+        assert prompt is not None
+        metrics.prompt_tokens.labels(exchange.model).inc(prompt.total_tokens)
+        metrics.predicted.labels(exchange.model).inc(decision.predicted_cached_tokens)
+        if reported_tokens is not None:
+            metrics.reported.labels(exchange.model).inc(reported_tokens)
+        if verdict.cause is not None:
+            metrics.unjudged.labels(verdict.cause.value).inc()
+        else:
+            told = "exact" if verdict.exact else "missed" if verdict.missed else "near"
+            metrics.judged.labels(decision.replica, told).inc()
+
+
+def _ending(exchange: Exchange) -> str:
+    if exchange.fault is not None:
+        return exchange.fault.message
+    return "ok" if exchange.status is not None and exchange.status < 400 else f"status {exchange.status}"
+
+
+def _outcome(exchange: Exchange) -> Outcome:
+    fault = exchange.fault
+    if isinstance(fault, NoReplica):
+        return Outcome.NO_REPLICA
+    if isinstance(fault, Overloaded):
+        return Outcome.OVERLOAD
+    if isinstance(fault, UpstreamTimeout):
+        return Outcome.TIMEOUT
+    status = exchange.status if fault is None else fault.status
+    if status is None or status >= 500:
+        return Outcome.UPSTREAM_ERROR
+    if status == 429:
+        return Outcome.OVERLOAD
+    return Outcome.OK if status < 400 else Outcome.CLIENT_ERROR
+
+
+def _receipt(exchange: Exchange, outcome: Outcome, verdict: Verdict | None, now_seconds: float) -> Receipt:
+    prompt, usage = exchange.prompt, exchange.usage
+    first_token = exchange.first_token_seconds
+    return Receipt(
+        request_id=exchange.id,
+        client_request_id=exchange.client_id,
+        endpoint=exchange.endpoint.value,
+        model=exchange.model,
+        received_at_wall_seconds=exchange.arrived_wall_seconds,
+        outcome=outcome,
+        status=exchange.status,
+        total_seconds=now_seconds - exchange.arrived_seconds,
+        ttft_seconds=first_token - exchange.arrived_seconds if first_token is not None else None,
+        prompt_tokens=prompt.total_tokens if prompt is not None else None,
+        unpredicted=prompt.unpredicted.value if prompt is not None and prompt.unpredicted is not None else None,
+        decision=exchange.decision,
+        attempts=tuple(exchange.attempts),
+        reported_cached_tokens=usage.cached_tokens if usage is not None else None,
+        verdict=verdict,
+        fault=exchange.fault.message if exchange.fault is not None else None,
+    )
+
+
+def _line(receipt: Receipt, exchange: Exchange) -> dict[str, object]:
+    """The log line of a finished request, with its decision and why."""
+    decision = exchange.decision
+    return {
+        "request_id": receipt.request_id,
+        "client_request_id": receipt.client_request_id,
+        "outcome": receipt.outcome.value,
+        "status": receipt.status,
+        "endpoint": receipt.endpoint,
+        "model": receipt.model,
+        "replica": decision.replica if decision is not None else None,
+        "policy": decision.policy if decision is not None else None,
+        "why": decision.reason if decision is not None else receipt.fault,
+        "attempts": len(receipt.attempts),
+        "prompt_tokens": receipt.prompt_tokens,
+        "predicted_cached_tokens": decision.predicted_cached_tokens if decision is not None else None,
+        "reported_cached_tokens": receipt.reported_cached_tokens,
+        "ttft_seconds": receipt.ttft_seconds,
+        "total_seconds": receipt.total_seconds,
+        "fault": receipt.fault,
+    }

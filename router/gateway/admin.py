@@ -1,0 +1,56 @@
+"""The admin port: metrics, receipts, the fleet as Homing sees it. Loopback unless configured otherwise (R 6.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from fastapi import FastAPI, Query, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from router.errors import HomingError
+from router.gateway.readiness import Readiness
+from router.gateway.receipts import Receipts
+from router.gateway.routes import add_health, bare_application
+from router.metrics import Metrics
+
+
+class UnknownReceipt(HomingError):
+    status = 404
+    kind = "invalid_request_error"
+
+
+def admin(
+    metrics: Metrics,
+    receipts: Receipts,
+    readiness: Readiness,
+    fleet: Callable[[], list[Mapping[str, object]]],
+) -> FastAPI:
+    """The ASGI application of the admin port. `fleet` tells one entry per replica."""
+    application = bare_application("Homing admin")
+    add_health(application, readiness)
+
+    @application.get("/metrics")
+    async def show_metrics() -> Response:
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @application.get("/homing/replicas")
+    async def replicas() -> Response:
+        return JSONResponse({"replicas": fleet()})
+
+    @application.get("/homing/explain/{request_id}")
+    async def explain(request_id: str) -> Response:
+        receipt = receipts.get(request_id)
+        if receipt is None:
+            raise UnknownReceipt(
+                f"No receipt for {request_id}: it is not one of Homing's request ids, the request is still running, or "
+                "it is older than the receipts kept. Its log line may still tell.",
+                code="no_receipt",
+            )
+        return JSONResponse(receipt.as_json())
+
+    @application.get("/homing/requests")
+    async def requests(limit: int = Query(20, ge=1, le=1000)) -> Response:
+        return JSONResponse({"requests": [receipt.as_json() for receipt in receipts.latest(limit)]})
+
+    return application

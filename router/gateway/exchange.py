@@ -1,0 +1,69 @@
+"""One request while it is served: what is known of it so far. The receipt is what remains of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from router.errors import HomingError
+from router.events.adopt import Sent
+from router.fleet.ledger import LeaseId
+from router.fleet.replica import Seat
+from router.gateway.receipts import Tried
+from router.gateway.stream import Usage
+from router.metrics import Outcome
+from router.policy.candidate import Ask
+from router.policy.decision import Decision
+from router.prompt.blocks import BlockHashes
+from router.prompt.prompt import Prompt
+from router.prompt.request import Endpoint, InferenceRequest
+
+UNKNOWN_MODEL = "unknown"  # the metric label until the name is known to be one of ours (R 6.3)
+
+
+@dataclass(slots=True)
+class Exchange:
+    """Changed by serve, dispatch and account only, in the order of the journey."""
+
+    id: str
+    client_id: str | None
+    endpoint: Endpoint
+    arrived_seconds: float
+    arrived_wall_seconds: float
+    explained: bool  # the client asked for x-homing-* headers
+    model: str = UNKNOWN_MODEL
+    base: str = UNKNOWN_MODEL
+    adapter: str | None = None
+    request: InferenceRequest | None = None
+    prompt: Prompt | None = None
+    session_key: str | None = None
+    attempts: list[Tried] = field(default_factory=list)
+    # Of the attempt under way, or the last one.
+    decision: Decision | None = None
+    lease: LeaseId | None = None
+    hashes: BlockHashes | None = None  # of the prompt, in the chosen replica's block size
+    sent_seconds: float = 0.0
+    attempting: bool = False  # an attempt is open that `attempts` does not tell of yet
+    sent: Sent | None = None  # what the event side wants back with the report
+    sibling: bool = False  # another request there may have filled blocks that no event told of yet
+    # The answer.
+    status: int | None = None
+    first_token_seconds: float | None = None
+    last_token_seconds: float = 0.0
+    usage: Usage | None = None
+    outcome: Outcome | None = None
+    fault: HomingError | None = None
+
+    def ask(self, tried: frozenset[Seat]) -> Ask:
+        """The question for the decider."""
+        assert self.request is not None
+        assert self.prompt is not None
+        prompt = self.prompt
+        return Ask(
+            model=self.request.model,
+            prompt_tokens=prompt.prompt_tokens,
+            hashes=prompt.hashes,
+            other_tokens=prompt.total_tokens - prompt.prompt_tokens,
+            session_key=self.session_key,
+            prefix_key=prompt.prefix_key,
+            exclude=tried,
+        )

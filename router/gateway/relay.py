@@ -1,0 +1,98 @@
+"""The replica's answer to the client, byte for byte, as it comes.
+
+A stream goes out chunk by chunk through its `StreamWatch`, which stamps tokens and withholds the usage chunk that only
+Homing asked for. Any other answer is kept until it is whole, so that a replica that dies in the middle of it can still
+be told as a 502 (R 2.1); one too large to keep is passed on as it comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from router.errors import UpstreamError
+from router.gateway.client import Client
+from router.gateway.failures import TimedOut
+from router.gateway.headers import RawHeaders, first, to_client
+from router.gateway.response import Response
+from router.gateway.stream import StreamWatch, Usage, error_event, usage_of
+
+KEPT_BYTES = 32 * 2**20  # an embeddings answer of 4,096 inputs is about 60 MB as text, 20 MB as base64
+EVENT_STREAM = b"text/event-stream"
+
+
+@dataclass(frozen=True, slots=True)
+class Relayed:
+    """What went through. `fault`: how the replica failed after commitment, if it did."""
+
+    usage: Usage | None = None
+    fault: UpstreamError | None = None
+
+
+def is_stream(response: Response) -> bool:
+    kind = first(response.headers, b"content-type")
+    return kind is not None and kind.startswith(EVENT_STREAM)
+
+
+async def relay(
+    client: Client,
+    response: Response,
+    chunk: bytes,
+    extra: RawHeaders,
+    *,
+    withhold_usage: bool,
+    on_tokens: Callable[[], None],
+) -> Relayed:
+    """Pass on an answer whose first body bytes are `chunk`. `on_tokens` is called for each chunk that carries some."""
+    headers = [*to_client(response.headers), *extra]
+    if is_stream(response):
+        watch = StreamWatch(withhold_usage=withhold_usage)
+        await client.start(response.status, headers)
+        return await _stream(client, response, chunk, watch, on_tokens)
+    return await _whole(client, response, chunk, headers)
+
+
+async def _stream(
+    client: Client, response: Response, chunk: bytes, watch: StreamWatch, on_tokens: Callable[[], None]
+) -> Relayed:
+    seen = 0
+    while chunk:
+        passed = watch.feed(chunk)
+        if watch.content_events != seen:
+            seen = watch.content_events
+            on_tokens()
+        if passed:
+            await client.write(passed)
+        try:
+            chunk = await response.chunk()
+        except UpstreamError as fault:
+            kind = "timeout" if isinstance(fault, TimedOut) else "upstream_error"
+            message = f"The replica failed in the middle of the answer: {fault}"
+            rest = watch.finish(clean=False)
+            await client.write(rest + error_event(message, kind, "upstream_died", mid_event=watch.mid_event), last=True)
+            return Relayed(watch.usage, fault)
+    await client.write(watch.finish(), last=True)
+    return Relayed(watch.usage)
+
+
+async def _whole(client: Client, response: Response, chunk: bytes, headers: RawHeaders) -> Relayed:
+    kept, kept_bytes = [], 0
+    while chunk:
+        kept.append(chunk)
+        kept_bytes += len(chunk)
+        if kept_bytes > KEPT_BYTES:
+            return await _large(client, response, b"".join(kept), headers)
+        chunk = await response.chunk()
+    body = kept[0] if len(kept) == 1 else b"".join(kept)
+    await client.answer(response.status, headers, body)
+    return Relayed(usage_of(body) if response.status == 200 else None)
+
+
+async def _large(client: Client, response: Response, chunk: bytes, headers: RawHeaders) -> Relayed:
+    """Too late for a clean error: a death in the middle breaks the connection off, which every client notices."""
+    await client.start(response.status, headers)
+    while chunk:
+        await client.write(chunk)
+        chunk = await response.chunk()
+    await client.write(b"", last=True)
+    return Relayed()

@@ -1,0 +1,101 @@
+"""HTTP in; nothing is decided here. The hot routes are plain ASGI, everything else is FastAPI beside them.
+
+A framework's routing, dependency and response objects cost more than the relay of a small answer, so the three
+endpoints that carry prompts bypass it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from router.errors import HomingError, UnknownRoute
+from router.fleet.roster import Roster
+from router.gateway.client import Receive, Send, error_body
+from router.gateway.headers import Credentials
+from router.gateway.readiness import Readiness
+from router.prompt.request import Endpoint
+
+HOT = {endpoint.value: endpoint for endpoint in Endpoint}
+
+Serve = Callable[[Endpoint, Any, Receive, Send], Awaitable[None]]  # Any: an ASGI scope
+
+
+class Routes:
+    """The ASGI application of the public port."""
+
+    def __init__(self, serve: Serve, control: FastAPI) -> None:
+        self._serve = serve
+        self._control = control
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST":
+            endpoint = HOT.get(scope["path"])
+            if endpoint is not None:
+                await self._serve(endpoint, scope, receive, send)
+                return
+        await self._control(scope, receive, send)
+
+
+def control(roster: Roster, readiness: Readiness, credentials: Credentials, started_wall_seconds: float) -> FastAPI:
+    """The cold routes of the public port: models, health, readiness."""
+    application = bare_application("Homing")
+    add_health(application, readiness)
+
+    @application.get("/v1/models")
+    async def models(request: Request) -> Response:
+        authorization = request.headers.get("authorization")
+        credentials.check(authorization.encode("latin-1") if authorization is not None else None)
+        listed = [
+            {
+                "id": model.name,
+                "object": "model",
+                "created": int(started_wall_seconds),
+                "owned_by": "homing",
+                "root": model.root,
+                "parent": model.base if model.adapter else None,
+                "max_model_len": model.max_model_len,
+            }
+            for model in roster.models()
+        ]
+        return JSONResponse({"object": "list", "data": listed})
+
+    return application
+
+
+def add_health(application: FastAPI, readiness: Readiness) -> None:
+    """R 2.5, on both ports."""
+
+    @application.get("/health")
+    async def health() -> Response:
+        return JSONResponse({"status": "ok"})
+
+    @application.get("/ready")
+    async def ready() -> Response:
+        waiting = readiness.waiting_for()
+        return JSONResponse({"ready": not waiting, "waiting_for": waiting}, status_code=503 if waiting else 200)
+
+
+def bare_application(title: str) -> FastAPI:
+    """A FastAPI application whose own errors have OpenAI's shape too."""
+    application = FastAPI(title=title, openapi_url=None, docs_url=None, redoc_url=None)
+
+    @application.exception_handler(HomingError)
+    async def ours(_request: Request, fault: HomingError) -> Response:
+        return Response(error_body(fault), status_code=fault.status, media_type="application/json")
+
+    @application.exception_handler(HTTPException)
+    async def framework(request: Request, fault: HTTPException) -> Response:
+        message = f"{request.method} {request.url.path}: {fault.detail}"
+        if fault.status_code == 404:
+            message += (
+                ". Served here: /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/models, /health, /ready."
+            )
+        body = error_body(UnknownRoute(message, code=str(fault.status_code)))
+        return Response(body, status_code=fault.status_code, media_type="application/json", headers=fault.headers)
+
+    return application

@@ -1,0 +1,146 @@
+"""The journey of a request, on one screen. Each step is told in the file it calls."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+from router.clock import Clock
+from router.config import UsageProbe
+from router.errors import HomingError, InternalError, UpstreamError
+from router.fleet.roster import Roster
+from router.fleet.sessions import session_key
+from router.gateway.account import Account
+from router.gateway.admission import Admission
+from router.gateway.client import Client, Gone, Receive, Send
+from router.gateway.dispatch import Answer, Dispatch
+from router.gateway.exchange import Exchange
+from router.gateway.headers import Credentials, first, to_replica
+from router.gateway.readers import Readers
+from router.gateway.relay import relay
+from router.metrics import Metrics
+from router.prompt.elements import opening
+from router.prompt.request import Endpoint, InferenceRequest, engine_body, parse
+
+SAMPLED_ONE_IN = 10  # of streams whose client did not ask for usage, under `usage_probe: sampled`
+
+
+class Serve:
+    """Serves the three endpoints that carry prompts."""
+
+    def __init__(
+        self,
+        *,
+        roster: Roster,
+        readers: Readers,
+        admission: Admission,
+        dispatch: Dispatch,
+        account: Account,
+        credentials: Credentials,
+        metrics: Metrics,
+        clock: Clock,
+        session_headers: tuple[str, ...],
+        usage_probe: UsageProbe,
+        body_limit_bytes: int,
+    ) -> None:
+        self._roster = roster
+        self._readers = readers
+        self._admission = admission
+        self._dispatch = dispatch
+        self._account = account
+        self._credentials = credentials
+        self._metrics = metrics
+        self._clock = clock
+        self._session_headers = tuple(name.lower() for name in session_headers)
+        self._usage_probe = usage_probe
+        self._body_limit_bytes = body_limit_bytes
+        self._streams = 0
+
+    async def __call__(self, endpoint: Endpoint, scope: Any, receive: Receive, send: Send) -> None:
+        client = Client(scope["headers"], receive, send)
+        exchange = self._account.arrive(endpoint, client.headers)
+        try:
+            body = await client.body(self._body_limit_bytes)
+            async with client:
+                await self._journey(client, exchange, body)
+        except HomingError as fault:
+            exchange.fault = fault
+            exchange.status = fault.status
+            if client.committed:
+                raise  # the server breaks the connection off, which is all that can still be told
+            await client.refuse(fault, self._account.explain_headers(exchange))
+        except Gone:
+            client.gone = True
+        except Exception as bug:
+            # A fault of ours: told to the operator whole, to the client in its protocol's shape.
+            traceback.print_exc()
+            exchange.fault = InternalError(f"Homing failed to serve this request ({type(bug).__name__}).")
+            exchange.status = exchange.fault.status
+            if client.committed:
+                raise
+            await client.refuse(exchange.fault, self._account.explain_headers(exchange))
+        finally:
+            self._account.close(exchange, gone=client.gone)
+
+    async def _journey(self, client: Client, exchange: Exchange, body: bytes) -> None:
+        self._credentials.check(first(client.headers, b"authorization"))
+        request = exchange.request = parse(exchange.endpoint, body)
+        served = self._roster.served(request.model)
+        exchange.model, exchange.base, exchange.adapter = served.name, served.base, served.adapter
+        exchange.session_key = self._session(client, request)
+        prompt = exchange.prompt = await self._readers.read(request, served)
+        if prompt.unpredicted is not None:
+            self._metrics.unpredicted.labels(prompt.unpredicted.value).inc()
+        pieces, splices = engine_body(request, ask_usage=self._asks_usage(request))
+        for splice in splices:
+            self._metrics.splices.labels(splice).inc()
+        headers = to_replica(client.headers, self._credentials, exchange.id)
+        withhold = "include_usage" in splices
+        with await self._admission.enter(request.model) as place:
+            try:
+                answer = await self._dispatch.send(exchange, place, headers, pieces)
+                await self._relay(client, exchange, answer, withhold_usage=withhold)
+            finally:
+                self._account.release(exchange)  # before the place is left, so that its room is seen
+
+    async def _relay(self, client: Client, exchange: Exchange, answer: Answer, *, withhold_usage: bool) -> None:
+        exchange.status = answer.response.status
+        with answer.response:
+            try:
+                relayed = await relay(
+                    client,
+                    answer.response,
+                    answer.chunk,
+                    self._account.explain_headers(exchange),
+                    withhold_usage=withhold_usage,
+                    on_tokens=lambda: self._account.tokens(exchange),
+                )
+            except UpstreamError:
+                self._dispatch.died(answer)
+                raise
+        exchange.usage = relayed.usage
+        if relayed.fault is not None:
+            exchange.fault = relayed.fault
+            self._dispatch.died(answer)
+
+    def _session(self, client: Client, request: InferenceRequest) -> str | None:
+        """R 6.1."""
+
+        def header(name: str) -> str | None:
+            value = first(client.headers, name.encode())
+            return value.decode("latin-1") if value is not None else None
+
+        return session_key(
+            header,
+            model=request.model,
+            prompt_cache_key=request.prompt_cache_key,
+            user=request.user,
+            opening=opening(request),
+            header_names=self._session_headers,
+        )
+
+    def _asks_usage(self, request: InferenceRequest) -> bool:
+        if not request.stream or request.choices > 1 or self._usage_probe is UsageProbe.NEVER:
+            return False
+        self._streams += 1
+        return self._usage_probe is UsageProbe.ALWAYS or self._streams % SAMPLED_ONE_IN == 1

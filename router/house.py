@@ -1,0 +1,105 @@
+"""A running Homing as others see it: its rooms, the gauges read from them at a scrape, and one entry per replica."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from prometheus_client.metrics_core import Metric
+
+from router.clock import Clock
+from router.events.ingest import Ingest
+from router.fleet.health import Health
+from router.fleet.ledger import Ledger
+from router.fleet.replica import Seat
+from router.fleet.roster import Roster
+from router.gateway.admission import Admission
+from router.gateway.lag import LoopLag
+from router.gateway.readers import Readers
+from router.gateway.readiness import Readiness
+from router.gateway.receipts import Receipts
+from router.gateway.trust import EffectiveTrust
+from router.index.accuracy import Accuracy
+from router.index.base import Trust
+from router.index.memory import MemoryIndex
+from router.keeper import Keeper
+from router.metrics import gauge_family
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """The rooms of one process."""
+
+    url: str
+    admin_url: str
+    roster: Roster
+    ledger: Ledger
+    admission: Admission
+    index: MemoryIndex
+    ingest: Ingest
+    accuracy: Accuracy
+    readiness: Readiness
+    readers: Readers
+    receipts: Receipts
+    health: Health
+    trust: EffectiveTrust
+    keeper: Keeper
+
+
+def gauges(house: House, lag: LoopLag) -> Callable[[], Iterable[Metric]]:
+    def read() -> Iterable[Metric]:
+        leases = gauge_family("homing_leases_open", "Requests in flight, by replica.", ("replica",))
+        trusts = gauge_family("homing_replica_trust", "1 for the trust each replica has now.", ("replica", "state"))
+        coverage = gauge_family(
+            "homing_event_coverage_ratio", "Share of the last stored runs whose place was known.", ("replica",)
+        )
+        for seat in house.roster.present():
+            name = house.roster.replica(seat).id
+            leases.add_metric([name], int(house.ledger.open_requests[seat]))
+            coverage.add_metric([name], house.ingest.coverage(seat))
+            now = house.trust.of(seat)
+            for state in Trust:
+                trusts.add_metric([name, state.name.lower()], float(state is now))
+        plain = (
+            ("homing_index_blocks", "Distinct blocks in the index.", house.index.block_count),
+            ("homing_index_bytes", "Bytes the index is charged with.", house.index.used_bytes),
+            ("homing_index_refused_blocks", "Blocks not indexed for want of budget.", house.index.refused_blocks),
+            ("homing_loop_lag_seconds", "The event loop's longest delay in the last 15 s.", lag.worst_seconds()),
+            ("homing_in_flight_requests", "Requests let in and not yet ended.", house.admission.in_flight),
+            ("homing_waiting_requests", "Requests waiting for a place.", house.admission.waiting),
+            ("homing_ready", "1 when traffic may come.", float(not house.readiness.waiting_for())),
+        )
+        for metric, documentation, value in plain:
+            family = gauge_family(metric, documentation, ())
+            family.add_metric([], value)
+            yield family
+        yield leases
+        yield trusts
+        yield coverage
+
+    return read
+
+
+def replica_entry(house: House, seat: Seat, clock: Clock) -> Mapping[str, object]:
+    """One replica for GET /homing/replicas."""
+    replica, facts, kept = house.roster.replica(seat), house.roster.facts(seat), house.keeper.kept[seat]
+    return {
+        "replica": replica.id,
+        "url": replica.url,
+        "models": [model.name for model in facts.models],
+        "version": facts.version,
+        "health": house.health.state(seat, clock.now()).value,
+        "silence": kept.silence,
+        "trust": house.trust.of(seat).name,
+        "coverage": house.ingest.coverage(seat),
+        "token_source": {model.base: house.readers.source(model.base) for model in facts.models},
+        "block_size_tokens": facts.block_size_tokens,
+        "cache_blocks": facts.cache_blocks,
+        "held_blocks": house.index.held_blocks(seat),
+        "events": kept.subscription.address.endpoint if kept.subscription is not None else None,
+        "remarks": list(kept.remarks),
+        "judged": int(house.accuracy.judged[seat]),
+        "exact": int(house.accuracy.exact[seat]),
+        "open_requests": int(house.ledger.open_requests[seat]),
+        "queued_tokens": int(house.ledger.queued_tokens[seat]),
+    }

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from router.cli import main
+
+
+def homing(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments))
+
+
+@pytest.mark.parametrize("command", ["", "serve", "sim", "demo", "policies", "check", "explain", "version"])
+def test_every_command_explains_itself(command: str) -> None:
+    told = homing(*command.split(), "--help")
+    assert told.exit_code == 0
+    assert "sage: homing" in told.output or "sage: main" in told.output
+
+
+def test_the_shelf_is_shown_with_when_to_choose_what() -> None:
+    told = homing("policies").output
+    assert "cache_aware" in told
+    assert "round_robin" in told
+
+
+def test_a_good_file_is_called_good(tmp_path: Path) -> None:
+    path = tmp_path / "homing.yaml"
+    path.write_text("replicas: [{url: 'http://a:8000'}]")
+    told = homing("check", str(path))
+    assert told.exit_code == 0
+    assert "good" in told.output
+
+
+def test_a_wrong_file_and_a_wrong_policy_are_told_without_a_traceback(tmp_path: Path) -> None:
+    path = tmp_path / "homing.yaml"
+    path.write_text("replicas: [{url: 'http://a:8000'}]\npolicy: cash_aware")
+    told = homing("check", str(path))
+    assert told.exit_code == 1
+    assert "cache_aware" in told.output
+    path.write_text("replcas: []")
+    told = homing("check", str(path))
+    assert told.exit_code == 1
+    assert "Did you mean replicas" in told.output
+    assert "Traceback" not in told.output
+
+
+def test_serve_without_replicas_says_what_to_pass() -> None:
+    told = homing("serve")
+    assert told.exit_code == 1
+    assert "--replica" in told.output
+
+
+def test_explain_without_a_homing_says_where_it_looked() -> None:
+    told = homing("explain", "id", "--admin", "http://127.0.0.1:9")
+    assert told.exit_code == 1
+    assert "127.0.0.1:9" in told.output
