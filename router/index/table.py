@@ -40,10 +40,6 @@ class BlockTable:
         self._next = array("I", [0])
         self._previous = array("I", [0])
 
-    def rows(self) -> int:
-        """Rows ever made, the free ones and row 0 included."""
-        return len(self.hash_of)
-
     def children(self, row: int) -> Iterator[int]:
         """Rows of the children. The tree may not change while this is walked."""
         child = self.first_child[row]

@@ -8,8 +8,8 @@ text does the same nearly always; words drawn from the whole vocabulary would no
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Mapping, Sequence
+from random import Random
 from typing import Any  # JSON schemas have no narrower type
 from zlib import crc32
 
@@ -29,7 +29,7 @@ def word_tokens(vocabulary: Mapping[str, int]) -> list[int]:
 def answer(prompt: Sequence[int], count: int, words: Sequence[int], *, variant: int = 0) -> list[int]:
     """`count` tokens, a function of the prompt, the variant (choice, seed) and the words alone."""
     seed = crc32(repr((len(prompt), list(prompt[-256:]), sum(prompt), variant)).encode())
-    return random.Random(seed).choices(words, k=count)
+    return Random(seed).choices(words, k=count)
 
 
 def tool_to_call(

@@ -6,7 +6,7 @@ Unknown fields are ignored, as vLLM does. Refusals carry vLLM's own wording, typ
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any  # bodies hold JSON of any shape where the engine is lenient
@@ -15,11 +15,18 @@ import msgspec
 
 from router.sim.answers import answer, call_arguments, tool_to_call
 from router.sim.cache import Namespace
+from router.sim.chat import with_reasoning
 from router.sim.model import Model, Refusal
 from router.sim.text import TextError
 
 DEFAULT_ANSWER_TOKENS = 64
 LONG_TEXT_CHARACTERS = 16_384  # about a millisecond of tokenizing
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+# Template arguments that the call of the template takes for itself, so that no template sees a client's.
+CALLERS_ARGUMENTS = (
+    "add_generation_prompt", "continue_final_message", "max_length", "padding", "return_dict", "return_tensors",
+    "tokenize", "tokenizer_kwargs", "truncation",
+)  # fmt: skip
 
 
 class Endpoint(Enum):
@@ -52,8 +59,10 @@ class Body(msgspec.Struct):
     add_generation_prompt: bool | None = None
     add_special_tokens: bool | None = None
     continue_final_message: bool | None = None
+    chat_template: Any = None
     chat_template_kwargs: dict[str, Any] | None = None
-    documents: list[Any] | None = None
+    documents: Any = None
+    reasoning_effort: Any = None
     vllm_xargs: dict[str, Any] | None = None
     encoding_format: str | None = None
 
@@ -119,7 +128,7 @@ def _json_fault(raw: bytes) -> tuple[int, str]:
 def texts(endpoint: Endpoint, body: Body, model: Model) -> list[str | list[int]]:
     """The prompts before tokenizing: rendered text, or token ids as they came."""
     if endpoint is Endpoint.CHAT or (endpoint is Endpoint.TOKENIZE and body.messages is not None):
-        return [_rendered(body, model)]
+        return [rendered(body, model, by_chat=endpoint is Endpoint.CHAT)]
     prompt = body.input if endpoint is Endpoint.EMBEDDINGS else body.prompt
     if prompt is None or prompt in ("", []):
         field_name = "input" if endpoint is Endpoint.EMBEDDINGS else "prompt"
@@ -212,19 +221,42 @@ def _answer_limit(body: Body, model: Model) -> int | None:
     return wanted
 
 
-def _rendered(body: Body, model: Model) -> str:
+def rendered(body: Body, model: Model, *, by_chat: bool) -> str:
+    """The prompt text of a chat. `/tokenize` knows fewer fields than chat completions (`by_chat`), as in vLLM."""
     if not body.messages:
         raise Refusal("Cannot apply chat template to an empty conversation. Provide at least one message.")
-    arguments = dict(body.chat_template_kwargs or {})
-    if body.documents is not None:
-        arguments["documents"] = body.documents
-    generation = True if body.add_generation_prompt is None else body.add_generation_prompt
+    given = body.chat_template_kwargs or {}
+    if body.chat_template is not None or given.get("chat_template") is not None:
+        raise Refusal("a request cannot bring its own chat template: the server does not trust it")
+    if body.continue_final_message and body.add_generation_prompt:
+        raise Refusal("`continue_final_message` and `add_generation_prompt` exclude each other")
+    if by_chat and body.tools == []:
+        raise Refusal("`tools` must hold a tool or be left out", param="tools")
+    # The request's own fields win over arguments of the same name; an argument that is null or "auto" counts as unset.
+    arguments = {"tools": body.tools} | given | (_chat_arguments(body, given) if by_chat else {})
+    arguments = {key: value for key, value in arguments.items() if value is not None and value != "auto"}
+    for name in CALLERS_ARGUMENTS:
+        arguments.pop(name, None)
     try:
         return model.template.render(
-            body.messages,
-            tools=None if body.tool_choice == "none" else body.tools,
-            add_generation_prompt=generation,
+            with_reasoning(body.messages) if by_chat else body.messages,
+            tools=arguments.pop("tools", None),
+            add_generation_prompt=body.add_generation_prompt is not False,
+            continue_final_message=bool(body.continue_final_message),
             arguments=arguments,
         )
     except TextError as error:
         raise Refusal(str(error)) from error
+
+
+def _chat_arguments(body: Body, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Template arguments made of fields that only chat completions have. An effort asked for switches thinking on."""
+    effort, documents = body.reasoning_effort, body.documents
+    if effort is not None and effort not in EFFORTS:
+        raise Refusal(f"reasoning_effort must be one of {', '.join(EFFORTS)}", param="reasoning_effort")
+    if documents is not None and not isinstance(documents, list):
+        raise Refusal("documents must be a list", param="documents")
+    switch = {} if effort is None or "enable_thinking" in given else {"enable_thinking": effort != "none"}
+    return switch | {
+        name: value for name, value in (("reasoning_effort", effort), ("documents", documents)) if value is not None
+    }

@@ -6,9 +6,9 @@ Chance comes from a seeded generator, so the same order hits the same batches an
 
 from __future__ import annotations
 
-import random
 from collections import deque
 from collections.abc import Iterator
+from random import Random
 
 import msgspec
 
@@ -40,7 +40,7 @@ class Failures:
     """The switches of one replica as they stand. Changed by `obey` and by the questions that count down."""
 
     def __init__(self, seed: int = 0) -> None:
-        self._random = random.Random(seed)
+        self._random = Random(seed)
         self._clear()
 
     def _clear(self) -> None:

@@ -15,16 +15,15 @@ import re
 from array import array
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from threading import Lock
 from typing import Any  # template arguments and parsed JSON have no narrower type
 
-from jinja2 import Template
 from jinja2.exceptions import TemplateError
-from jinja2.ext import Extension, loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
+
+from router.sim.chat import conversation, tool_forms, without_developer
+from router.sim.jinja import cut_at_mark, jinja_environment, marked, takes_parts
 
 SHIPPED_TOKENIZER = Path(__file__).parent / "tokenizer"
 EXACT_PRE_TOKENIZERS = {"Sequence", "Split", "ByteLevel", "Digits"}
@@ -126,12 +125,17 @@ class ChatTemplate:
     def __init__(self, directory: Path) -> None:
         config = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
         apart = directory / "chat_template.jinja"
-        source = config.get("chat_template") or (apart.read_text(encoding="utf-8") if apart.exists() else None)
+        source = apart.read_text(encoding="utf-8") if apart.exists() else config.get("chat_template")
         if isinstance(source, list):  # named templates: the default one
             source = next(item["template"] for item in source if item["name"] == "default")
-        self._template = _environment().from_string(source) if source else None
-        special = {name: value for name, value in config.items() if name.endswith("_token") and value}
-        self._special = {name: v["content"] if isinstance(v, dict) else v for name, v in special.items()}
+        self._source: str = source or ""
+        environment = jinja_environment()
+        self._template = environment.from_string(source) if source else None
+        self._takes_parts = bool(source) and takes_parts(environment.parse(source))
+        self._knows_developer = any(name in self._source for name in ('"developer"', "'developer'"))
+        special = {name: value for name, value in config.items() if name.endswith("_token")}
+        texts = {name: value["content"] if isinstance(value, dict) else value for name, value in special.items()}
+        self._special = {name: text for name, text in texts.items() if isinstance(text, str)}
         self.end_token: str | None = self._special.get("eos_token")
 
     def render(
@@ -140,75 +144,33 @@ class ChatTemplate:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
         arguments: Mapping[str, Any] | None = None,
     ) -> str:
-        """The prompt text. Raises TextError where the template refuses or the tokenizer has none."""
+        """The prompt text of messages and tools as a client wrote them, `arguments` being whatever else the template
+        is to see. Raises TextError where something is malformed, the template refuses or the tokenizer has none.
+        """
         if self._template is None:
             raise TextError("This model has no chat template.")
         try:
-            return _render(
-                self._template,
-                messages=[plain_message(message) for message in messages],
-                tools=list(tools) if tools else None,
-                add_generation_prompt=add_generation_prompt,
-                **self._special,
-                **(arguments or {}),
+            chat = conversation(messages, parts=self._takes_parts)
+            if not self._knows_developer and any(message["role"] == "developer" for message in chat):
+                chat = without_developer(chat)
+            if continue_final_message:
+                if add_generation_prompt:
+                    raise ValueError("a chat that continues its final message cannot add a generation prompt")
+                if "content" not in self._source:
+                    raise ValueError("the chat template does not show content, so it cannot be continued")
+                chat, final = marked(chat)
+            own = {
+                "tools": None if tools is None else tool_forms(tools),
+                "add_generation_prompt": add_generation_prompt,
+            }
+            text = self._template.render(
+                {"documents": None} | self._special | dict(arguments or {}) | own, messages=chat
             )
-        except (TemplateError, TypeError, ValueError, AttributeError, KeyError) as error:
-            raise TextError(f"{type(error).__name__}: {error}") from error
-
-
-def _render(template: Template, **arguments: Any) -> str:
-    return template.render(**arguments)
-
-
-def plain_message(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A message as templates expect it: text parts joined by line breaks, tool arguments as objects."""
-    plain = dict(message)
-    content = plain.get("content")
-    if isinstance(content, list):
-        plain["content"] = "\n".join(part.get("text", "") if isinstance(part, dict) else str(part) for part in content)
-    elif content is None:
-        plain["content"] = ""
-    if plain.get("tool_calls"):
-        plain["tool_calls"] = [_plain_call(call) for call in plain["tool_calls"]]
-    return plain
-
-
-def _plain_call(call: Mapping[str, Any]) -> dict[str, Any]:
-    function = dict(call.get("function") or {})
-    arguments = function.get("arguments")
-    if isinstance(arguments, str):
-        try:
-            function["arguments"] = json.loads(arguments) if arguments else {}
+            return cut_at_mark(text, final) if continue_final_message else text
         except ValueError as error:
-            raise TextError(f"the arguments of a tool call are not JSON: {error}") from error
-    return {**call, "function": function}
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = lambda form: datetime.now().astimezone().strftime(form)
-    return environment
-
-
-class _Generation(Extension):
-    """Templates mark assistant text with `{% generation %}`; for rendering the mark means nothing."""
-
-    tags = {"generation"}  # noqa: RUF012 - jinja2 reads a plain class attribute
-
-    def parse(self, parser: Any) -> Any:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _tojson(value: Any, indent: int | None = None, **_: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def _refuse(message: str) -> None:
-    raise TemplateError(message)
+            raise TextError(str(error)) from error
+        except (TemplateError, TypeError, AttributeError, KeyError) as error:
+            raise TextError(f"{type(error).__name__}: {error}") from error

@@ -64,7 +64,7 @@ class TestLookup:
         for block in prompt[10:20]:
             index.remove(THERE, block)
         with pytest.raises(KeyError):
-            table_depths(index._table.values, array("Q", prompt), index.slots.live)
+            table_depths(index._holdings.table.values, array("Q", prompt), index.slots.live)
         assert index.match(array("Q", prompt), np.array([0, 1])).held.tolist() == [10, 10]
         index.store_run(HERE, prompt[10:25], prompt[9])
         assert index.match(array("Q", prompt), np.array([0, 1])).held.tolist() == [64, 10]
