@@ -53,6 +53,11 @@ class UnknownRoute(HomingError):
     kind = "invalid_request_error"
 
 
+class WrongMethod(HomingError):
+    status = 405
+    kind = "invalid_request_error"
+
+
 class BodyTooLarge(HomingError):
     status = 413
     kind = "invalid_request_error"

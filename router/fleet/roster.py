@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from router.errors import UnknownModel
+from router.errors import NoReplica, UnknownModel
 from router.fleet.replica import Facts, IntArray, Replica, ReplicaId, Seat, ServedModel
 
 T = TypeVar("T")
@@ -165,15 +165,17 @@ class Roster:
         return found
 
     def served(self, model_name: str) -> ServedModel:
-        """Base, adapter, root and length of a name. Raises UnknownModel.
+        """Base, adapter, root and length of a name. Raises UnknownModel, or NoReplica while no name is known at all.
 
         Where replicas differ, a present one counts before one that left, then the lower seat: one answer for the whole
         fleet, because prompts and events must be hashed under one base.
         """
         models = self._known()
         found = models.get(model_name)
+        if found is None and not models:
+            raise NoReplica(f"No replica has told yet what it serves, so nobody knows whether `{model_name}` is here.")
         if found is None:
-            known = ", ".join(sorted(models)) or "none yet: no replica has answered"
+            known = ", ".join(sorted(models))
             raise UnknownModel(
                 f"The model `{model_name}` does not exist here. Known models: {known}.",
                 param="model",

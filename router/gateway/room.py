@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from router.clock import Clock
-from router.errors import UnknownModel
+from router.errors import NoReplica, UnknownModel
 from router.fleet.health import Health
 from router.fleet.ledger import Ledger
 from router.fleet.roster import Roster
@@ -25,7 +25,7 @@ class Room:
         """None when nobody could serve the model now, or knows it: waiting would help nobody, deciding says why."""
         try:
             seats = self._roster.serving(model_name)
-        except UnknownModel:
+        except (UnknownModel, NoReplica):
             return None
         healthy = seats[self._health.allowed(seats, self._clock.now())]
         if not len(healthy):

@@ -13,9 +13,9 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from router.errors import HomingError, UnknownRoute
+from router.errors import HomingError, UnknownRoute, WrongMethod
 from router.fleet.roster import Roster
-from router.gateway.client import Receive, Send, error_body
+from router.gateway.client import Client, Receive, Send, error_body
 from router.gateway.headers import Credentials
 from router.gateway.readiness import Readiness
 from router.prompt.request import Endpoint
@@ -33,12 +33,14 @@ class Routes:
         self._control = control
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST":
-            endpoint = HOT.get(scope["path"])
-            if endpoint is not None:
-                await self._serve(endpoint, scope, receive, send)
-                return
-        await self._control(scope, receive, send)
+        endpoint = HOT.get(scope["path"])
+        if endpoint is None:
+            await self._control(scope, receive, send)
+        elif scope["method"] == "POST":
+            await self._serve(endpoint, scope, receive, send)
+        else:
+            client = Client(scope["headers"], receive, send)
+            await client.refuse(WrongMethod(f"{endpoint.value} takes POST only."), [(b"allow", b"POST")])
 
 
 def control(roster: Roster, readiness: Readiness, credentials: Credentials, started_wall_seconds: float) -> FastAPI:

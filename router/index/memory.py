@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -24,6 +25,13 @@ from router.index.table import ROW_MASK
 from router.prompt.blocks import BlockHashes
 
 
+@dataclass(frozen=True, slots=True)
+class _Purge:
+    slot: int
+    blocks: Iterator[int]  # still to visit
+    whole: bool  # all blocks there are, not those the caller told
+
+
 class MemoryIndex:
     """Mutable; changed by event ingestion, by `Guessed` for replicas without events, through `recent` by requests."""
 
@@ -32,7 +40,7 @@ class MemoryIndex:
         self.slots = Slots()
         self.recent = OpenLeases(self.slots)
         self._holdings = Holdings(budget)
-        self._leaving: deque[tuple[int, Iterator[int]]] = deque()  # slots being purged, and the blocks still to visit
+        self._leaving: deque[_Purge] = deque()
         self._waiting: list[int] = []  # slots purged, but still lent to by open leases
         self._zeros = _zeros(0)
 
@@ -47,7 +55,10 @@ class MemoryIndex:
         """Forget all the seat holds, at once, and its place with it. See `clear` for `owned`."""
         slot = self.slots.unseat(seat)
         if slot != NOBODY:
-            self._leaving.append((slot, iter(owned) if owned is not None else self._holdings.blocks()))
+            if owned is None:
+                self._leaving.append(_Purge(slot, self._holdings.blocks(), whole=True))
+            else:
+                self._leaving.append(_Purge(slot, iter(owned), whole=False))
 
     def clear(self, seat: Seat, owned: Iterable[int] | None = None) -> None:
         """Forget all the seat holds, at once; `purge` frees the memory bit by bit.
@@ -69,17 +80,17 @@ class MemoryIndex:
             for slot in waiting:
                 self._give_back(slot)
         while self._leaving and max_blocks > 0:
-            slot, visits = self._leaving[0]
-            bit = bit_of_slot(slot)
-            for block in islice(visits, max_blocks):
+            purge = self._leaving[0]
+            bit = bit_of_slot(purge.slot)
+            for block in islice(purge.blocks, max_blocks):
                 self._holdings.wipe(bit, block)
                 max_blocks -= 1
             if max_blocks:
                 self._leaving.popleft()
-                if self._holdings.pairs[slot]:
-                    self._leaving.appendleft((slot, self._holdings.blocks()))
+                if self._holdings.pairs[purge.slot] and not purge.whole:
+                    self._leaving.appendleft(_Purge(purge.slot, self._holdings.blocks(), whole=True))
                 else:
-                    self._give_back(slot)
+                    self._give_back(purge.slot)
         return bool(self._leaving)
 
     # Blocks

@@ -1,6 +1,6 @@
 """What an OpenAI request asks of a simulated engine: prompts as tokens, and the answer planned for each.
 
-Unknown fields are ignored, as vLLM does. Refusals carry vLLM's own wording, type and parameter.
+Refusals carry vLLM's type and parameter, and mostly its wording.
 """
 
 from __future__ import annotations
@@ -8,12 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
-from typing import Any  # bodies hold JSON of any shape where the engine is lenient
-
-import msgspec
+from typing import Any  # template arguments are JSON of any shape
 
 from router.sim.answers import answer, call_arguments, tool_to_call
+from router.sim.body import Body, Endpoint
 from router.sim.cache import Namespace
 from router.sim.chat import with_reasoning
 from router.sim.model import Model, Refusal
@@ -27,44 +25,6 @@ CALLERS_ARGUMENTS = (
     "add_generation_prompt", "continue_final_message", "max_length", "padding", "return_dict", "return_tensors",
     "tokenize", "tokenizer_kwargs", "truncation",
 )  # fmt: skip
-
-
-class Endpoint(Enum):
-    CHAT = "/v1/chat/completions"
-    COMPLETIONS = "/v1/completions"
-    EMBEDDINGS = "/v1/embeddings"
-    TOKENIZE = "/tokenize"
-
-
-class Body(msgspec.Struct):
-    """The fields of all four endpoints that a simulated engine looks at."""
-
-    model: str | None = None
-    messages: list[dict[str, Any]] | None = None
-    prompt: str | list[Any] | None = None
-    input: str | list[Any] | None = None
-    stream: bool | None = None
-    stream_options: dict[str, Any] | None = None
-    n: int | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    seed: int | None = None
-    temperature: float | None = None
-    cache_salt: str | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: Any = None
-    prompt_logprobs: int | None = None
-    return_token_ids: bool | None = None
-    return_token_strs: bool | None = None
-    add_generation_prompt: bool | None = None
-    add_special_tokens: bool | None = None
-    continue_final_message: bool | None = None
-    chat_template: Any = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    documents: Any = None
-    reasoning_effort: Any = None
-    vllm_xargs: dict[str, Any] | None = None
-    encoding_format: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,33 +56,6 @@ class Ask:
     @property
     def prompt_tokens(self) -> int:
         return sum(len(prompt) for prompt in self.prompts)
-
-
-def parse(raw: bytes) -> Body:
-    """The body's known fields. Raises Refusal for what is not JSON or has the wrong type."""
-    try:
-        return msgspec.json.decode(raw, type=Body)
-    except msgspec.ValidationError as error:
-        raise Refusal(f"1 validation error:\n  {error}", kind="Bad Request", param="body") from error
-    except msgspec.DecodeError as error:
-        position, reason = _json_fault(raw)
-        raise Refusal(
-            f"1 validation error:\n  {{'type': 'json_invalid', 'loc': 'body.{position}', 'msg': 'JSON decode error', "
-            f"'input': '<dict of 0 items>', 'ctx': {{'error': {reason!r}}}}}",
-            kind="Bad Request",
-            param=f"body.{position}",
-        ) from error
-
-
-def _json_fault(raw: bytes) -> tuple[int, str]:
-    """Where and why a body is not JSON, in the words of Python's own parser, which vLLM passes on."""
-    try:
-        json.loads(raw)
-    except json.JSONDecodeError as error:
-        return error.pos, error.msg
-    except UnicodeDecodeError as error:
-        return error.start, error.reason
-    return 0, "Extra data"
 
 
 def texts(endpoint: Endpoint, body: Body, model: Model) -> list[str | list[int]]:
@@ -232,15 +165,20 @@ def rendered(body: Body, model: Model, *, by_chat: bool) -> str:
         raise Refusal("`continue_final_message` and `add_generation_prompt` exclude each other")
     if by_chat and body.tools == []:
         raise Refusal("`tools` must hold a tool or be left out", param="tools")
+    if given.keys() & {"conversation", "messages"}:
+        raise Refusal("chat_template_kwargs cannot hold the messages")
     # The request's own fields win over arguments of the same name; an argument that is null or "auto" counts as unset.
-    arguments = {"tools": body.tools} | given | (_chat_arguments(body, given) if by_chat else {})
-    arguments = {key: value for key, value in arguments.items() if value is not None and value != "auto"}
+    arguments = {name: value for name, value in given.items() if value is not None and value != "auto"}
+    arguments |= _chat_arguments(body, given) if by_chat else {}
     for name in CALLERS_ARGUMENTS:
         arguments.pop(name, None)
+    documents = arguments.get("documents", [])
+    if not isinstance(documents, list) or not all(isinstance(document, dict) for document in documents):
+        raise Refusal("documents must be a list of objects", param="documents")
     try:
         return model.template.render(
             with_reasoning(body.messages) if by_chat else body.messages,
-            tools=arguments.pop("tools", None),
+            tools=body.tools,
             add_generation_prompt=body.add_generation_prompt is not False,
             continue_final_message=bool(body.continue_final_message),
             arguments=arguments,
@@ -251,12 +189,9 @@ def rendered(body: Body, model: Model, *, by_chat: bool) -> str:
 
 def _chat_arguments(body: Body, given: Mapping[str, Any]) -> dict[str, Any]:
     """Template arguments made of fields that only chat completions have. An effort asked for switches thinking on."""
-    effort, documents = body.reasoning_effort, body.documents
+    effort = body.reasoning_effort
     if effort is not None and effort not in EFFORTS:
         raise Refusal(f"reasoning_effort must be one of {', '.join(EFFORTS)}", param="reasoning_effort")
-    if documents is not None and not isinstance(documents, list):
-        raise Refusal("documents must be a list", param="documents")
     switch = {} if effort is None or "enable_thinking" in given else {"enable_thinking": effort != "none"}
-    return switch | {
-        name: value for name, value in (("reasoning_effort", effort), ("documents", documents)) if value is not None
-    }
+    fields = {"reasoning_effort": effort, "documents": body.documents}
+    return switch | {name: value for name, value in fields.items() if value is not None}

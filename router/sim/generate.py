@@ -12,7 +12,8 @@ from typing import TypeAlias
 
 from router.clock import Clock
 from router.sim.asgi import Receive, Scope, Send, hang_up, reply
-from router.sim.ask import Ask, Endpoint
+from router.sim.ask import Ask
+from router.sim.body import Endpoint
 from router.sim.engine import Job, Output
 from router.sim.model import Model
 from router.sim.replica import Replica

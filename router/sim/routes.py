@@ -10,7 +10,8 @@ import msgspec
 
 from router.clock import Clock
 from router.sim.asgi import Receive, Scope, Send, hang_up, read_body, reply
-from router.sim.ask import LONG_TEXT_CHARACTERS, Body, Endpoint, parse, plan, texts, tokenized
+from router.sim.ask import LONG_TEXT_CHARACTERS, plan, texts, tokenized
+from router.sim.body import Body, Endpoint, parse
 from router.sim.failures import Order
 from router.sim.generate import Generator
 from router.sim.model import Model, Refusal

@@ -15,7 +15,8 @@ from typing import Any  # JSON documents
 
 import msgspec
 
-from router.sim.ask import Ask, Endpoint, ToolCall
+from router.sim.ask import Ask, ToolCall
+from router.sim.body import Endpoint
 from router.sim.model import Model
 
 EMBEDDING_DIMENSIONS = 64

@@ -22,7 +22,7 @@ from typing import Any  # template arguments and parsed JSON have no narrower ty
 from jinja2.exceptions import TemplateError
 from tokenizers import Tokenizer
 
-from router.sim.chat import conversation, tool_forms, without_developer
+from router.sim.chat import Json, Malformed, conversation, tool_forms, without_developer
 from router.sim.jinja import cut_at_mark, jinja_environment, marked, takes_parts
 
 SHIPPED_TOKENIZER = Path(__file__).parent / "tokenizer"
@@ -156,21 +156,23 @@ class ChatTemplate:
             chat = conversation(messages, parts=self._takes_parts)
             if not self._knows_developer and any(message["role"] == "developer" for message in chat):
                 chat = without_developer(chat)
-            if continue_final_message:
-                if add_generation_prompt:
-                    raise ValueError("a chat that continues its final message cannot add a generation prompt")
-                if "content" not in self._source:
-                    raise ValueError("the chat template does not show content, so it cannot be continued")
-                chat, final = marked(chat)
             own = {
                 "tools": None if tools is None else tool_forms(tools),
                 "add_generation_prompt": add_generation_prompt,
             }
-            text = self._template.render(
-                {"documents": None} | self._special | dict(arguments or {}) | own, messages=chat
-            )
-            return cut_at_mark(text, final) if continue_final_message else text
-        except ValueError as error:
+            seen = {"documents": None} | self._special | dict(arguments or {}) | own
+            if not continue_final_message:
+                return self._template.render(seen, messages=chat)
+            chat, final = self._marked(chat, add_generation_prompt)
+            return cut_at_mark(self._template.render(seen, messages=chat), final)
+        except Malformed as error:
             raise TextError(str(error)) from error
-        except (TemplateError, TypeError, AttributeError, KeyError) as error:
+        except (TemplateError, TypeError, ValueError, AttributeError, KeyError) as error:
             raise TextError(f"{type(error).__name__}: {error}") from error
+
+    def _marked(self, chat: list[Json], add_generation_prompt: bool) -> tuple[list[Json], str]:
+        if add_generation_prompt:
+            raise Malformed("a chat that goes on with its final message cannot add a generation prompt")
+        if "content" not in self._source:
+            raise Malformed("the chat template does not show content, so no message can go on")
+        return marked(chat)

@@ -88,10 +88,10 @@ class Stage:
 
 @asynccontextmanager
 async def stage(
-    replicas: int = 2, *, fleet: Mapping[str, Any] | None = None, settle: bool = True, **settings: Any
+    count: int = 2, *, fleet: Mapping[str, Any] | None = None, settle: bool = True, **settings: Any
 ) -> AsyncIterator[Stage]:
     """Simulated replicas and a Homing before them. `settings` are laid over the configuration."""
-    simulated = fleet_config(replicas=replicas, **(fleet or {}))
+    simulated = fleet_config(replicas=count, **(fleet or {}))
     async with serving(simulated), homing(simulated, settle=settle, **settings) as one:
         yield one
 
