@@ -26,10 +26,11 @@ from router.fleet.rates import Rates
 from router.fleet.replica import Seat
 from router.fleet.roster import Roster
 from router.fleet.sessions import Sessions
-from router.gateway.account import Account, Books
+from router.gateway.account import Account, Books, log_line
 from router.gateway.admin import admin
 from router.gateway.admission import Admission, AdmissionLimits
 from router.gateway.dispatch import Dispatch
+from router.gateway.garbage import keep_out_of_the_way
 from router.gateway.headers import Credentials
 from router.gateway.journal import Journal
 from router.gateway.lag import LoopLag
@@ -87,7 +88,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
     index = MemoryIndex(Budget(config.index.budget_megabytes * 2**20))
     guessed, accuracy = Guessed(index), Accuracy()
     ingest = Ingest(index, hash_seed=config.tokens.hash_seed)
-    receipts, journal, lag = Receipts(), Journal(log), LoopLag()
+    receipts, journal, lag = Receipts(), Journal(log, log_line), LoopLag()
     credentials = Credentials(config.api_keys(), config.replica_api_key())
     upstreams: dict[Seat, Upstream] = {}
 
@@ -113,6 +114,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
             max_in_flight=config.limits.max_in_flight,
             queue_length=config.limits.queue_length,
             queue_wait_seconds=config.limits.queue_wait_seconds,
+            most_per_replica=per_replica,
         ),
         clock,
         Room(roster, health, ledger, clock, per_replica),
@@ -209,6 +211,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
                 metrics=metrics,
                 clock=clock,
                 session_headers=config.sessions.headers,
+                reads_sessions=policy.reads_sessions,
                 usage_probe=config.usage_probe,
                 body_limit_bytes=int(config.limits.body_megabytes * 2**20),
             )
@@ -241,7 +244,9 @@ async def serve(config: Config, *, log: IO[bytes] | None, say: Say | None = None
     tell = say or (lambda line: print(line, file=sys.stderr, flush=True))
     async with running(config, log=log, say=tell) as house:
         tell(f"Homing listens on {house.url}, policy {config.policy}; metrics and /homing/* on {house.admin_url}")
+        collector = asyncio.ensure_future(keep_out_of_the_way())
         await stop.wait()
+        collector.cancel()
         tell("stopping: open requests may end, new ones are refused")
 
 

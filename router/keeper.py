@@ -180,7 +180,7 @@ class Keeper:
     # What streams tell
 
     def counted(self, seat: Seat, what: str, count: int) -> None:
-        self._rooms.metrics.events.labels(self.kept[seat].replica.id, what).inc(count)
+        self._rooms.metrics.events.add(self.kept[seat].replica.id, what, count=count)
 
     def forgotten(self, seat: Seat, cause: str) -> None:
         rooms = self._rooms

@@ -1,7 +1,7 @@
 """Every metric Homing shows, by name (R 6.3). One registry per process, passed in; the default one is never used.
 
-Counting a streamed chunk with the client library costs more than relaying a header, so the histograms on the hot path
-keep their own buckets and are handed to the library only when someone scrapes.
+Counting with the client library costs more than relaying a header, so counters and histograms keep their own numbers
+and are handed to the library only when someone scrapes.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
-from prometheus_client.metrics_core import GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 
@@ -30,6 +30,27 @@ class Outcome(StrEnum):
 TTFT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 ITL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 DECISION_BUCKETS = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.005, 0.05)
+
+
+class Tally:
+    """A counter with labels. `add` costs one dict lookup and an addition."""
+
+    def __init__(self, name: str, documentation: str, *labels: str) -> None:
+        self.name = name
+        self.documentation = documentation
+        self.labels = labels
+        self._counts: dict[tuple[str, ...], float] = {}
+
+    def add(self, *values: str, count: float = 1) -> None:
+        """Count for these label values, one for each label, in their order."""
+        counts = self._counts
+        counts[values] = counts.get(values, 0) + count
+
+    def family(self) -> CounterMetricFamily:
+        family = CounterMetricFamily(self.name, self.documentation, labels=self.labels)
+        for values, count in self._counts.items():
+            family.add_metric(values, count)
+        return family
 
 
 class Histogram:
@@ -72,27 +93,23 @@ class Metrics:
     """All counters of one process. `gauges` are read when scraped, from the rooms that own the numbers."""
 
     def __init__(self) -> None:
-        # A second series beside every counter, which nobody reads. The library has no types for this one.
-        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
-        self.requests = self._counter("homing_requests", "Finished requests.", "model", "replica", "outcome")
-        self.prompt_tokens = self._counter("homing_prompt_tokens", "Prompt tokens of forwarded requests.", "model")
-        self.predicted = self._counter(
+        self.requests = Tally("homing_requests", "Finished requests.", "model", "replica", "outcome")
+        self.prompt_tokens = Tally("homing_prompt_tokens", "Prompt tokens of forwarded requests.", "model")
+        self.predicted = Tally(
             "homing_cached_tokens_predicted", "Prompt tokens predicted to be cached where they were sent.", "model"
         )
-        self.reported = self._counter(
+        self.reported = Tally(
             "homing_cached_tokens_reported", "Prompt tokens the replicas reported as cached.", "model"
         )
-        self.judged = self._counter(
+        self.judged = Tally(
             "homing_judged_requests", "Requests whose prediction was held against the report.", "replica", "verdict"
         )
-        self.unpredicted = self._counter("homing_unpredicted", "Requests routed without a prediction.", "cause")
-        self.unjudged = self._counter("homing_unjudged", "Finished requests that could not be judged.", "cause")
-        self.splices = self._counter("homing_splices", "Edits made to a client's body (R 1.1).", "splice")
-        self.retries = self._counter("homing_retries", "Attempts after the first.", "replica", "reason")
-        self.events = self._counter(
-            "homing_kv_events", "KV event batches and what became of them.", "replica", "outcome"
-        )
+        self.unpredicted = Tally("homing_unpredicted", "Requests routed without a prediction.", "cause")
+        self.unjudged = Tally("homing_unjudged", "Finished requests that could not be judged.", "cause")
+        self.splices = Tally("homing_splices", "Edits made to a client's body (R 1.1).", "splice")
+        self.retries = Tally("homing_retries", "Attempts after the first.", "replica", "reason")
+        self.events = Tally("homing_kv_events", "KV event batches and what became of them.", "replica", "outcome")
         self.ttft = Histogram(
             "homing_time_to_first_token_seconds",
             "Request read to first token, as the client sees it.",
@@ -108,22 +125,15 @@ class Metrics:
         self.gauges: list[Callable[[], Iterable[Metric]]] = []
         self.registry.register(_Scraped(self))
 
-    def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
-        return Counter(name, documentation, labels, registry=self.registry)
-
-    def gauge(self, name: str, documentation: str) -> Gauge:
-        """A plain gauge without labels."""
-        return Gauge(name, documentation, registry=self.registry)
-
 
 class _Scraped(Collector):
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
     def collect(self) -> Iterator[Metric]:
-        yield self._metrics.ttft.family()
-        yield self._metrics.inter_token.family()
-        yield self._metrics.decision.family()
+        for own in vars(self._metrics).values():
+            if isinstance(own, Tally | Histogram):
+                yield own.family()
         for read in self._metrics.gauges:
             yield from read()
 

@@ -11,11 +11,11 @@ def shown(metrics: Metrics) -> str:
 
 def test_the_documented_names_are_there() -> None:
     metrics = Metrics()
-    metrics.requests.labels("m", "r0", "ok").inc()
+    metrics.requests.add("m", "r0", "ok")
     metrics.ttft.observe(metrics.ttft.row("m"), 0.03)
     metrics.inter_token.observe(metrics.inter_token.row("m"), 0.03)
     metrics.decision.observe(metrics.decision.row("cache_aware"), 0.00003)
-    metrics.judged.labels("r0", "exact").inc()
+    metrics.judged.add("r0", "exact")
     text = shown(metrics)
     for line in (
         'homing_requests_total{model="m",outcome="ok",replica="r0"} 1.0',

@@ -45,7 +45,7 @@ class Books:
     sessions: Sessions
     receipts: Receipts
     metrics: Metrics
-    journal: Journal
+    journal: Journal[Receipt]
 
 
 class Account:
@@ -84,6 +84,7 @@ class Account:
         )
         exchange.decision, exchange.lease, exchange.sent_seconds = decision, lease, now_seconds
         exchange.attempting, exchange.sent = True, None
+        exchange.stream_trust = books.ingest.trust(seat)
         exchange.sibling = decision.expected_cached_tokens > decision.predicted_cached_tokens
         size = decision.block_size_tokens
         hashes = prompt.hashes.get(size) if size is not None else None
@@ -112,7 +113,7 @@ class Account:
 
     def retried(self, exchange: Exchange, reason: str) -> None:
         assert exchange.decision is not None
-        self._books.metrics.retries.labels(exchange.decision.replica, reason).inc()
+        self._books.metrics.retries.add(exchange.decision.replica, reason)
 
     def tokens(self, exchange: Exchange) -> None:
         """A chunk that carries tokens is on its way to the client."""
@@ -152,10 +153,10 @@ class Account:
         verdict = self._reconcile(exchange) if served and outcome is Outcome.OK else None
         decision = exchange.decision
         replica = decision.replica if decision is not None else NO_REPLICA_LABEL
-        books.metrics.requests.labels(exchange.model, replica, outcome.value).inc()
+        books.metrics.requests.add(exchange.model, replica, outcome)
         receipt = _receipt(exchange, outcome, verdict, now)
         books.receipts.add(receipt)
-        books.journal.write(_line(receipt, exchange))
+        books.journal.write(receipt)
 
     def explain_headers(self, exchange: Exchange) -> RawHeaders:
         """What a client that asked gets to know with its answer."""
@@ -187,7 +188,7 @@ class Account:
             predicted_tokens=decision.predicted_cached_tokens if prompt.unpredicted is None else None,
             reported_tokens=reported,
             block_size_tokens=size,
-            stream=books.ingest.trust(seat),
+            stream=exchange.stream_trust,
             prompts=request.prompts,
             choices=request.choices,
             prompt_logprobs=request.prompt_logprobs,
@@ -215,15 +216,15 @@ class Account:
         metrics, decision, prompt = self._books.metrics, exchange.decision, exchange.prompt
         assert decision is not None
         assert prompt is not None
-        metrics.prompt_tokens.labels(exchange.model).inc(prompt.total_tokens)
-        metrics.predicted.labels(exchange.model).inc(decision.predicted_cached_tokens)
+        metrics.prompt_tokens.add(exchange.model, count=prompt.total_tokens)
+        metrics.predicted.add(exchange.model, count=decision.predicted_cached_tokens)
         if reported_tokens is not None:
-            metrics.reported.labels(exchange.model).inc(reported_tokens)
+            metrics.reported.add(exchange.model, count=reported_tokens)
         if verdict.cause is not None:
-            metrics.unjudged.labels(verdict.cause.value).inc()
+            metrics.unjudged.add(verdict.cause.value)
         else:
             told = "exact" if verdict.exact else "missed" if verdict.missed else "near"
-            metrics.judged.labels(decision.replica, told).inc()
+            metrics.judged.add(decision.replica, told)
 
 
 def _ending(exchange: Exchange) -> str:
@@ -262,6 +263,7 @@ def _receipt(exchange: Exchange, outcome: Outcome, verdict: Verdict | None, now_
         total_seconds=now_seconds - exchange.arrived_seconds,
         ttft_seconds=first_token - exchange.arrived_seconds if first_token is not None else None,
         prompt_tokens=prompt.total_tokens if prompt is not None else None,
+        token_source=exchange.token_source,
         unpredicted=prompt.unpredicted.value if prompt is not None and prompt.unpredicted is not None else None,
         decision=exchange.decision,
         attempts=tuple(exchange.attempts),
@@ -271,19 +273,19 @@ def _receipt(exchange: Exchange, outcome: Outcome, verdict: Verdict | None, now_
     )
 
 
-def _line(receipt: Receipt, exchange: Exchange) -> dict[str, object]:
+def log_line(receipt: Receipt) -> dict[str, object]:
     """The log line of a finished request, with its decision and why."""
-    decision = exchange.decision
+    decision = receipt.decision
     return {
         "request_id": receipt.request_id,
         "client_request_id": receipt.client_request_id,
-        "outcome": receipt.outcome.value,
+        "outcome": receipt.outcome,
         "status": receipt.status,
         "endpoint": receipt.endpoint,
         "model": receipt.model,
         "replica": decision.replica if decision is not None else None,
         "policy": decision.policy if decision is not None else None,
-        "why": decision.reason if decision is not None else receipt.fault,
+        "why": decision.reason if decision is not None else None,
         "attempts": len(receipt.attempts),
         "prompt_tokens": receipt.prompt_tokens,
         "predicted_cached_tokens": decision.predicted_cached_tokens if decision is not None else None,

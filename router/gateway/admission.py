@@ -41,6 +41,8 @@ class AdmissionLimits:
     max_in_flight: int = 4096
     queue_length: int = 1024  # requests waiting, all lanes together
     queue_wait_seconds: float = 30.0
+    # While fewer than one replica may have are in flight in all, none can be full, and the room need not be counted.
+    most_per_replica: int = 0
 
 
 class DrainRate:
@@ -166,6 +168,8 @@ class Admission:
     def _has_room(self, lane: str) -> bool:
         if self._in_flight >= self._limits.max_in_flight:
             return False
+        if self._in_flight < self._limits.most_per_replica:
+            return True
         room = self._room(lane)
         return room is None or room > self._starting
 

@@ -10,6 +10,7 @@ from router.fleet.ledger import LeaseId
 from router.fleet.replica import Seat
 from router.gateway.receipts import Tried
 from router.gateway.stream import Usage
+from router.index.base import Trust
 from router.metrics import Outcome
 from router.policy.candidate import Ask
 from router.policy.decision import Decision
@@ -35,6 +36,7 @@ class Exchange:
     adapter: str | None = None
     request: InferenceRequest | None = None
     prompt: Prompt | None = None
+    token_source: str | None = None
     session_key: str | None = None
     attempts: list[Tried] = field(default_factory=list)
     # Of the attempt under way, or the last one.
@@ -44,6 +46,7 @@ class Exchange:
     sent_seconds: float = 0.0
     attempting: bool = False  # an attempt is open that `attempts` does not tell of yet
     sent: Sent | None = None  # what the event side wants back with the report
+    stream_trust: Trust = Trust.GUESSED
     sibling: bool = False  # another request there may have filled blocks that no event told of yet
     # The answer.
     status: int | None = None

@@ -31,6 +31,9 @@ class DecisionRecord(Protocol):
     def byte_size(self) -> int: ...
 
     @property
+    def replica(self) -> ReplicaId: ...
+
+    @property
     def policy(self) -> str: ...
 
     @property

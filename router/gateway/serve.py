@@ -40,6 +40,7 @@ class Serve:
         metrics: Metrics,
         clock: Clock,
         session_headers: tuple[str, ...],
+        reads_sessions: bool,
         usage_probe: UsageProbe,
         body_limit_bytes: int,
     ) -> None:
@@ -52,6 +53,7 @@ class Serve:
         self._metrics = metrics
         self._clock = clock
         self._session_headers = tuple(name.lower() for name in session_headers)
+        self._reads_sessions = reads_sessions
         self._usage_probe = usage_probe
         self._body_limit_bytes = body_limit_bytes
         self._streams = 0
@@ -87,13 +89,15 @@ class Serve:
         request = exchange.request = parse(exchange.endpoint, body)
         served = self._roster.served(request.model)
         exchange.model, exchange.base, exchange.adapter = served.name, served.base, served.adapter
-        exchange.session_key = self._session(client, request)
+        if self._reads_sessions:
+            exchange.session_key = self._session(client, request)
         prompt = exchange.prompt = await self._readers.read(request, served)
+        exchange.token_source = self._readers.source(served.base)
         if prompt.unpredicted is not None:
-            self._metrics.unpredicted.labels(prompt.unpredicted.value).inc()
+            self._metrics.unpredicted.add(prompt.unpredicted.value)
         pieces, splices = engine_body(request, ask_usage=self._asks_usage(request))
         for splice in splices:
-            self._metrics.splices.labels(splice).inc()
+            self._metrics.splices.add(splice)
         headers = to_replica(client.headers, self._credentials, exchange.id)
         withhold = "include_usage" in splices
         with await self._admission.enter(request.model) as place:

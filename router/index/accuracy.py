@@ -30,6 +30,7 @@ from router.fleet.replica import FloatArray, IntArray, Seat
 from router.index.base import Trust
 
 TRUST_WINDOW = 50  # judged requests
+MISSES_MASK = (1 << TRUST_WINDOW) - 1
 MOST_MISSES = 2  # in that window: 5 % of 50, rounded down
 CLEAN_TO_RISE = 100  # judged requests in a row without a miss
 
@@ -81,6 +82,7 @@ class _Record:
     clean_in_a_row: int = 0
     raw_errors: tuple[float, ...] = ()  # blocks, before the habit; the last HABIT_WINDOW with a prediction above 0
     habit_blocks: int = 0
+    truth: Trust = Trust.EXACT  # as the column has it
 
 
 class Accuracy:
@@ -179,18 +181,20 @@ class Accuracy:
         return self._records[seat].habit_blocks
 
     def _weigh(self, seat: Seat, record: _Record, missed: bool) -> None:
-        record.misses = (record.misses << 1 | missed) & ((1 << TRUST_WINDOW) - 1)
+        record.misses = (record.misses << 1 | missed) & MISSES_MASK
         record.clean_in_a_row = 0 if missed else record.clean_in_a_row + 1
-        truth, belief = self._truth[seat], self._belief[seat]
+        truth = record.truth
         if record.clean_in_a_row >= CLEAN_TO_RISE:
             truth = Trust.EXACT
-        elif truth == Trust.EXACT and record.misses.bit_count() > MOST_MISSES:
+        elif truth is Trust.EXACT and record.misses.bit_count() > MOST_MISSES:
             truth = Trust.GUESSED
-        if truth == Trust.GUESSED and belief < LOWEST_BELIEF:
+        if truth is Trust.GUESSED and self._belief[seat] < LOWEST_BELIEF:
             truth = Trust.LOAD_ONLY
-        elif truth == Trust.LOAD_ONLY and belief > REDEEMED_BELIEF:
+        elif truth is Trust.LOAD_ONLY and self._belief[seat] > REDEEMED_BELIEF:
             truth = Trust.GUESSED
-        self._truth[seat] = truth
+        if truth is not record.truth:
+            record.truth = truth
+            self._truth[seat] = truth
 
 
 class InFlight:

@@ -101,7 +101,11 @@ class OpenLeases:
         if heir is not None:
             first, heir.first = heir.first, first
         masks = self.masks
-        for block in gone.hashes[first:]:
+        lent = gone.hashes[first:]
+        if list(map(masks.get, lent)).count(bit) == len(lent):  # nobody else is lent any of them, as is usual
+            deque(map(masks.__delitem__, lent), maxlen=0)
+            return
+        for block in lent:
             mask = masks.get(block, 0) & ~bit
             if mask:
                 masks[block] = mask

@@ -13,7 +13,7 @@ from router.index.slots import slot_of_bit
 ORDER = {tier: order for order, tier in enumerate(Tier)}  # faster first
 NOWHERE = len(ORDER)  # slower than every tier: not reachable at all
 
-# A dict entry with its two int objects, as measured on 1M entries.
+# A dict entry (30 to 60 bytes) and its two int objects (32 to 48 each).
 SPARSE_BYTES = 128
 _SLOT_BITS = 16
 

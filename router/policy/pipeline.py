@@ -9,7 +9,7 @@ import numpy as np
 
 from router.fleet.replica import FloatArray, IntArray
 from router.policy.candidate import Candidates
-from router.policy.filters import Filter
+from router.policy.filters import Filter, SessionHome
 from router.policy.pickers import Picker, Turn
 from router.policy.scorers import Scorer
 
@@ -50,6 +50,11 @@ class Policy:
     filters: tuple[NamedFilter, ...]
     terms: tuple[Term, ...]
     picker: Picker
+
+    @property
+    def reads_sessions(self) -> bool:
+        """Whether any part asks where the session's last request went: else nobody needs to know the session."""
+        return any(isinstance(part.filter, SessionHome) for part in self.filters)
 
     def choose(self, candidates: Candidates, rows: IntArray, turn: Turn) -> Choice:
         """One of `rows`, the rows of the replicas that may be chosen at all: ascending, not empty."""

@@ -40,6 +40,9 @@ _USED_BY = {
     ),
 }
 
+# Everything beside the messages that changes how a chat is rendered.
+_ARGUMENTS = frozenset(name for names in _USED_BY.values() for name in names) | {"chat_template", "mm_processor_kwargs"}
+
 _KWARGS: msgspec.json.Decoder[dict[str, Any] | None] = msgspec.json.Decoder(dict[str, Any] | None)
 _LIST: msgspec.json.Decoder[list[Any] | None] = msgspec.json.Decoder(list[Any] | None)
 _ANY: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
@@ -125,23 +128,28 @@ def read_chat(request: InferenceRequest, template: ChatTemplate, avoid: frozense
     A request that uses a feature of `avoid`, in which this engine was seen to differ, is left to the engine.
     """
     members = request.members
-    if avoid and any(feature in avoid and any(map(members.is_present, names)) for feature, names in _USED_BY.items()):
-        return Unpredicted.ENGINE_SPECIFIC
-    if members.is_present("chat_template"):
-        return Unpredicted.CUSTOM_TEMPLATE
-    if members.is_present("mm_processor_kwargs"):
-        return Unpredicted.MULTIMODAL
-    extra = _decode(request, "chat_template_kwargs", _KWARGS) or {}
-    if not extra.keys().isdisjoint(_ENGINE_ARGUMENTS):
-        return Unpredicted.ENGINE_SPECIFIC
-    effort = _decode(request, "reasoning_effort", _ANY)
-    if effort is not None:
-        extra = {"enable_thinking": effort != "none"} | extra | {"reasoning_effort": effort}
+    extra: dict[str, Any] = {}
+    usual = members.spans.keys().isdisjoint(_ARGUMENTS)  # most chats use none of them
+    if not usual:
+        if avoid and any(feature in avoid and any(map(members.is_present, names)) for feature, names in _USED_BY.items()):
+            return Unpredicted.ENGINE_SPECIFIC
+        if members.is_present("chat_template"):
+            return Unpredicted.CUSTOM_TEMPLATE
+        if members.is_present("mm_processor_kwargs"):
+            return Unpredicted.MULTIMODAL
+        extra = _decode(request, "chat_template_kwargs", _KWARGS) or {}
+        if not extra.keys().isdisjoint(_ENGINE_ARGUMENTS):
+            return Unpredicted.ENGINE_SPECIFIC
+        effort = _decode(request, "reasoning_effort", _ANY)
+        if effort is not None:
+            extra = {"enable_thinking": effort != "none"} | extra | {"reasoning_effort": effort}
     raw = members.raw("messages")
     assert raw is not None, "a chat without messages does not pass the parser"
     messages = read_messages(raw, parts=template.takes_parts, developer=template.knows_developer, avoid=avoid)
     if isinstance(messages, Unpredicted):
         return messages
+    if usual:
+        return Chat(messages=messages)
     tools: Sequence[Message] | None = None
     if (raw_tools := members.raw("tools")) is not None:
         read = read_tools(raw_tools)

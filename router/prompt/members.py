@@ -58,7 +58,7 @@ class Members:
         return self.first_byte(name) not in (None, _NULL)
 
 
-_NULL = ord("n")
+_NULL, _COMMA, _SPACE, _BRACE = ord("n"), ord(","), ord(" "), ord("{")
 
 
 def read_members(body: bytes) -> Members:
@@ -91,7 +91,7 @@ def _read(body: bytes, start: int, end: int) -> Members:
         fault = str(error).removeprefix("JSON is malformed: ")
         place = "" if "byte" in fault else f" (after byte {end - start})"
         raise BadRequest(f"The request body is not valid JSON: {fault}{place}.") from error
-    opening = _skip_blank(body, start)
+    opening = start if body[start] == _BRACE else _skip_blank(body, start)
     spans = _walk(body, opening, end, values)
     if spans is not None:
         return Members(body, opening, spans, frozenset())
@@ -109,15 +109,34 @@ def _walk(body: bytes, opening: int, end: int, values: Mapping[str, msgspec.Raw]
     at = opening + 1
     for name, raw in values.items():
         if spans:
-            at = _skip_blank(body, at)
-            if body[at : at + 1] != b",":
-                return None
+            if body[at] != _COMMA:
+                at = _skip_blank(body, at)
+                if body[at : at + 1] != b",":
+                    return None
             at += 1
-        match = _NAME.match(body, at, end)
-        if match is None or _decoded(match[1]) != name or not body.startswith(raw, match.end()):
-            return None
-        at = match.end() + len(memoryview(raw))
-        spans[name] = Span(match.start(1), match.end(), at)
+            if body[at] == _SPACE:
+                at += 1
+        # As nearly every client writes it: no escapes in the name, one space after the colon at most.
+        written = b'"%b":' % name.encode()
+        if body.startswith(written, at):
+            name_at = at
+            at += len(written)
+            if body[at] == _SPACE:
+                at += 1
+        else:
+            match = _NAME.match(body, at, end)
+            if match is None or _decoded(match[1]) != name:
+                return None
+            name_at, at = match.start(1), match.end()
+        if not body.startswith(raw, at):
+            at = _skip_blank(body, at)
+            if not body.startswith(raw, at):
+                return None
+        value_at = at
+        at += len(memoryview(raw))
+        spans[name] = Span(name_at, value_at, at)
+    if body[at : at + 1] == b"}" and at + 1 == end:
+        return spans
     at = _skip_blank(body, at)
     if body[at : at + 1] != b"}" or _skip_blank(body, at + 1) != end:
         return None

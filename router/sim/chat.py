@@ -9,7 +9,7 @@ it, and `openai` 3.54 for the types). In short:
 - reasoning goes under both of its names, but is read from the newer one alone: `with_reasoning` renames the older;
 - tools are written out from a fixed form, nulls included, unknown members left out.
 
-Whatever does not fit is refused with a Malformed that says what was wrong.
+What does not fit is Malformed. Of what vLLM refuses, odd mixtures of parts and nulls are read here all the same.
 """
 
 from __future__ import annotations
@@ -86,10 +86,10 @@ def tool_forms(tools: Sequence[Mapping[str, Any]]) -> list[Json]:
 
 
 def _message(message: Mapping[str, Any], *, parts: bool) -> Json:
-    role, name = message.get("role"), message.get("name", "")
+    role, name = message.get("role"), message.get("name")
     if not isinstance(role, str):
         raise Malformed("a message needs a role")
-    if not isinstance(name, str):
+    if "name" in message and not isinstance(name, str) and role != "tool":  # which has none, by its type
         raise Malformed("a message's name must be a string")
     content = _parts(message, role)
     laid_out: Json = {"role": role, "content": content if parts else _text(content)}
@@ -104,10 +104,9 @@ def _message(message: Mapping[str, Any], *, parts: bool) -> Json:
             laid_out["tool_call_id"] = message["tool_call_id"]
         if parts and all(part["type"] == "text" for part in content):
             laid_out["content"] = _joined(content)
-    if "name" in message:
-        laid_out["name"] = name
-    if isinstance(message.get("task"), str):
-        laid_out["task"] = message["task"]
+    for key in ("name", "task"):
+        if isinstance(message.get(key), str):
+            laid_out[key] = message[key]
     if role == "developer":
         laid_out["tools"] = _developer_tools(message.get("tools"))
     return laid_out

@@ -156,11 +156,8 @@ class ChatTemplate:
             chat = conversation(messages, parts=self._takes_parts)
             if not self._knows_developer and any(message["role"] == "developer" for message in chat):
                 chat = without_developer(chat)
-            own = {
-                "tools": None if tools is None else tool_forms(tools),
-                "add_generation_prompt": add_generation_prompt,
-            }
-            seen = {"documents": None} | self._special | dict(arguments or {}) | own
+            seen: Json = {"documents": None, "tools": None if tools is None else tool_forms(tools)}
+            seen |= {**self._special, **(arguments or {}), "add_generation_prompt": add_generation_prompt}
             if not continue_final_message:
                 return self._template.render(seen, messages=chat)
             chat, final = self._marked(chat, add_generation_prompt)

@@ -18,6 +18,7 @@ class Decided:
     """A decision of a given size."""
 
     byte_size: int = 1000
+    replica: ReplicaId = ReplicaId("a")
     policy: str = "cache_aware"
     reason: str = "lowest cost: 0.13 s prefill here"
     predicted_cached_tokens: int = 320

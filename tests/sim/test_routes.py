@@ -139,6 +139,20 @@ async def test_a_streamed_tool_call_adds_up_to_the_whole_one(client: httpx.Async
     assert choices[-1]["finish_reason"] == "tool_calls"
 
 
+async def test_tokenize_reads_a_chat_as_the_completion_does(client: httpx.AsyncClient) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Bern"}'}}
+    turns = [
+        {"role": "user", "content": [{"type": "text", "text": "weather?"}]},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "fine"},
+        {"role": "developer", "content": "Be kind."},
+    ]
+    body = chat(messages=turns, tools=[WEATHER])
+    tokens = (await client.post("/tokenize", json=body)).json()["tokens"]
+    answered = (await client.post("/v1/chat/completions", json=body | {"return_token_ids": True})).json()
+    assert answered["prompt_token_ids"] == tokens
+
+
 async def test_embeddings_come_as_numbers_or_packed_and_are_the_same(client: httpx.AsyncClient) -> None:
     body = {"model": "tiny", "input": ["one", "two"]}
     plain = (await client.post("/v1/embeddings", json=body)).json()

@@ -85,7 +85,7 @@ def test_equal_prompts_get_equal_answers_and_others_do_not() -> None:
 
 def test_a_conversation_is_rendered_as_chatml_with_tools_and_calls() -> None:
     template = ChatTemplate(SHIPPED_TOKENIZER)
-    call = {"type": "function", "function": {"name": "look", "arguments": '{"at": "é"}'}}
+    call = {"id": "1", "type": "function", "function": {"name": "look", "arguments": '{"at": "é"}'}}
     text = template.render(
         [
             {"role": "system", "content": "Be brief."},
@@ -101,7 +101,33 @@ def test_a_conversation_is_rendered_as_chatml_with_tools_and_calls() -> None:
     assert text.endswith("<|im_start|>user\n<tool_response>\nseen\n</tool_response><|im_end|>\n<|im_start|>assistant\n")
 
 
-def test_tool_arguments_that_are_not_json_are_refused() -> None:
-    call = {"type": "function", "function": {"name": "look", "arguments": "{"}}
-    with pytest.raises(TextError, match="not JSON"):
+def test_what_does_not_fit_the_engines_types_is_refused() -> None:
+    call = {"type": "function", "function": {"name": "look", "arguments": "{}"}}
+    with pytest.raises(TextError, match="needs an id"):
         ChatTemplate(SHIPPED_TOKENIZER).render([{"role": "assistant", "content": "", "tool_calls": [call]}])
+
+
+def test_a_developer_speaks_as_the_system_where_the_template_does_not_know_the_role() -> None:
+    messages = [{"role": "user", "content": "hi"}, {"role": "developer", "content": "Be kind."}]
+    text = ChatTemplate(SHIPPED_TOKENIZER).render(messages)
+    assert text.startswith("<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nhi<|im_end|>")
+
+
+@pytest.mark.parametrize("said", ["", "<", "im_end", "One, two, ", "a\n"])
+def test_a_continued_message_stays_open_at_its_very_end(said: str) -> None:
+    messages = [{"role": "user", "content": "Count."}, {"role": "assistant", "content": said}]
+    text = ChatTemplate(SHIPPED_TOKENIZER).render(messages, add_generation_prompt=False, continue_final_message=True)
+    assert text == f"<|im_start|>user\nCount.<|im_end|>\n<|im_start|>assistant\n{said}"
+
+
+def test_a_continued_message_cannot_have_a_generation_prompt_behind_it() -> None:
+    messages = [{"role": "user", "content": "Count."}, {"role": "assistant", "content": "One"}]
+    with pytest.raises(TextError, match="cannot add a generation prompt"):
+        ChatTemplate(SHIPPED_TOKENIZER).render(messages, continue_final_message=True)
+
+
+def test_a_template_of_its_own_file_wins_over_the_one_in_the_config(tmp_path: Path) -> None:
+    config = {"chat_template": "config", "eos_token": {"content": "<end>"}, "add_bos_token": True}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    (tmp_path / "chat_template.jinja").write_text("{{ messages[0].content }}{{ eos_token }}{{ add_bos_token }}")
+    assert ChatTemplate(tmp_path).render([{"role": "user", "content": "file"}]) == "file<end>"
