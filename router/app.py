@@ -120,7 +120,20 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
         Room(roster, health, ledger, clock, per_replica),
     )
     account = Account(
-        Books(ledger, index.recent, guessed, ingest, InFlight(), accuracy, rates, sessions, receipts, metrics, journal),
+        Books(
+            ledger=ledger,
+            recent=index.recent,
+            guessed=guessed,
+            ingest=ingest,
+            in_flight=InFlight(),
+            accuracy=accuracy,
+            trust=trust,
+            rates=rates,
+            sessions=sessions,
+            receipts=receipts,
+            metrics=metrics,
+            journal=journal,
+        ),
         clock,
     )
     replica_headers = _authorization(credentials)

@@ -205,6 +205,7 @@ class Keeper:
         rooms.rates.forget(seat)
         rooms.sessions.forget(seat)
         rooms.guessed.clear(seat)
+        rooms.trust.refresh(seat)
 
     def _hear(self, seat: Seat, kept: Kept, address: EventAddress, model: str) -> None:
         if kept.subscription is not None:

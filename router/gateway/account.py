@@ -19,6 +19,7 @@ from router.gateway.exchange import Exchange
 from router.gateway.headers import RawHeaders, first
 from router.gateway.journal import Journal
 from router.gateway.receipts import Receipt, Receipts, Tried
+from router.gateway.trust import EffectiveTrust
 from router.index.accuracy import Accuracy, InFlight, Verdict
 from router.index.guessed import Guessed
 from router.index.recent import OpenLeases
@@ -41,6 +42,7 @@ class Books:
     ingest: Ingest
     in_flight: InFlight
     accuracy: Accuracy
+    trust: EffectiveTrust
     rates: Rates
     sessions: Sessions
     receipts: Receipts
@@ -194,6 +196,7 @@ class Account:
             prompt_logprobs=request.prompt_logprobs,
             sibling_in_flight=exchange.sibling,
         )
+        books.trust.refresh(seat)
         self._count(exchange, verdict, reported)
         if size is not None and exchange.hashes is not None and reported is not None and request.prompts == 1:
             cached_blocks = reported // size

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+import msgspec
+
 from router.clock import Clock
 from router.errors import NoReplica, UpstreamError
 from router.fleet.health import Health
@@ -76,8 +78,7 @@ class RetryBudget:
         return True
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True, gc=False):
     """A committed answer: its head and its first body bytes (empty: a body of length nought)."""
 
     seat: Seat

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
+
+import msgspec
 
 from router.fleet.replica import ReplicaId
 from router.index.accuracy import Verdict
@@ -49,8 +50,7 @@ class DecisionRecord(Protocol):
         """One entry per candidate, the chosen one first: match, load and price terms."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tried:
+class Tried(msgspec.Struct, frozen=True, gc=False):
     """One replica tried. `ending`: "ok", or what went wrong in a few words."""
 
     replica: ReplicaId
@@ -58,8 +58,7 @@ class Tried:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(msgspec.Struct, frozen=True, gc=False):
     """One finished request. None means: not known, or it did not come to that."""
 
     request_id: str

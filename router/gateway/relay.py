@@ -8,7 +8,8 @@ be told as a 502 (R 2.1); one too large to keep is passed on as it comes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from router.errors import UpstreamError
 from router.gateway.client import Client
@@ -21,8 +22,7 @@ KEPT_BYTES = 32 * 2**20  # an embeddings answer of 4,096 inputs is about 60 MB a
 EVENT_STREAM = b"text/event-stream"
 
 
-@dataclass(frozen=True, slots=True)
-class Relayed:
+class Relayed(msgspec.Struct, frozen=True, gc=False):
     """What went through. `fault`: how the replica failed after commitment, if it did."""
 
     usage: Usage | None = None

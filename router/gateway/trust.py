@@ -11,10 +11,11 @@ from router.fleet.columns import grown
 from router.fleet.replica import FloatArray, IntArray, Seat
 from router.index.accuracy import Accuracy
 from router.index.base import Trust
+from router.policy.belief import BELIEF_BY_TRUST
 
 
 class EffectiveTrust:
-    """Stream trust as a column, so that a decision reads all replicas at once; told again whenever a stream changes.
+    """Both as columns, so that a decision reads all replicas at once; a seat is refreshed whenever either side changed.
 
     `changed` is called with the seat and both values when the effective trust of a replica is another than last time.
     """
@@ -23,33 +24,39 @@ class EffectiveTrust:
         self._ingest = ingest
         self._accuracy = accuracy
         self._changed = changed
-        self._stream: IntArray = np.zeros(0, dtype=np.int64)
-        self._last: dict[Seat, Trust] = {}
+        self._effective: IntArray = np.zeros(0, dtype=np.int64)
+        self._belief: FloatArray = np.zeros(0)
+        self._last: list[Trust | None] = []
 
     def join(self, seat: Seat) -> None:
-        self._stream = grown(self._stream, seat + 1)
+        self._effective = grown(self._effective, seat + 1)
+        self._belief = grown(self._belief, seat + 1)
+        while len(self._last) <= seat:
+            self._last.append(None)
         self.refresh(seat)
 
-    def leave(self, seat: Seat) -> None:
-        self._last.pop(seat, None)
-
     def refresh(self, seat: Seat) -> None:
-        """Look at the seat's stream again."""
-        self._stream[seat] = self._ingest.trust(seat)
-        now = self.of(seat)
-        before = self._last.get(seat)
-        self._last[seat] = now
-        if before is not None and before is not now:
-            self._changed(seat, before, now)
+        """Look again: at the seat's stream, and at what its answers showed."""
+        now = min(self._ingest.trust(seat), self._accuracy.truth(seat))
+        before = self._last[seat]
+        if now is not before:
+            self._last[seat] = now
+            self._effective[seat] = now
+            self._belief[seat] = BELIEF_BY_TRUST[now]
+            if before is not None:
+                self._changed(seat, before, now)
+        if now is Trust.GUESSED:
+            self._belief[seat] = self._accuracy.confirmed(seat)
 
     def of(self, seat: Seat) -> Trust:
-        return Trust(int(self.effective(np.array([seat], dtype=np.int64))[0]))
+        return self._last[seat] or Trust.LOAD_ONLY
 
     def effective(self, seats: IntArray) -> IntArray:
         """Effective trust of many seats, as Trust values."""
-        lesser: IntArray = np.minimum(self._stream[seats], self._accuracy.trust(seats))
-        return lesser
+        trust: IntArray = self._effective[seats]
+        return trust
 
     def belief(self, seats: IntArray) -> FloatArray:
-        """What a guess is worth on each seat: the share of predicted tokens its answers lately confirmed, 0 to 1."""
-        return self._accuracy.belief(seats)
+        """How far a match on each seat counts, 0 to 1: a guess for the share that answers lately confirmed."""
+        belief: FloatArray = self._belief[seats]
+        return belief

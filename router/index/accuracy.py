@@ -23,6 +23,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+import msgspec
 import numpy as np
 
 from router.fleet.columns import grown
@@ -55,8 +56,7 @@ class Unjudged(Enum):
     SIBLING_IN_FLIGHT = "sibling_in_flight"
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True, gc=False):
     """One finished request. The error is reported minus predicted, in blocks away from zero, after the habit."""
 
     cause: Unjudged | None = None  # why it was not judged
@@ -175,6 +175,14 @@ class Accuracy:
         """Share of predicted tokens each seat lately confirmed, 0 to 1."""
         answer: FloatArray = self._belief[seats]
         return answer
+
+    def truth(self, seat: Seat) -> Trust:
+        """Truth trust of one seat."""
+        return self._records[seat].truth
+
+    def confirmed(self, seat: Seat) -> float:
+        """`belief` of one seat."""
+        return self._belief.item(seat)
 
     def habit_blocks(self, seat: Seat) -> int:
         """The constant error learned for the replica: -1, 0 or 1."""

@@ -8,9 +8,10 @@ What is done with them is told in filters.py, scorers.py and pickers.py; how the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import xxhash
@@ -26,13 +27,14 @@ KeyArray: TypeAlias = npt.NDArray[np.uint64]
 PRIOR_TOKENS_PER_SECOND = 8_000.0
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(msgspec.Struct, frozen=True, gc=False):
     """One request, as far as a decision depends on it."""
 
     model: str  # the name asked for
     prompt_tokens: int  # of the longest prompt in the body, known or estimated
-    hashes: Mapping[int, BlockHashes] = field(default_factory=dict)  # by block size; empty: nothing can be predicted
+    hashes: Mapping[int, BlockHashes] = msgspec.field(
+        default_factory=dict
+    )  # by block size; empty: nothing can be predicted
     other_tokens: int = 0  # of the body's further prompts: charged, never matched (R 5.1)
     session_key: str | None = None
     prefix_key: int = 0  # 64-bit hash of the prompt's beginning

@@ -15,9 +15,8 @@ from random import Random
 import numpy as np
 
 from router.errors import HomingError, NoReplica
-from router.fleet.replica import BoolArray, FloatArray, IntArray, ReplicaId, Seat
-from router.index.base import Index, Trust
-from router.policy.belief import BELIEF_BY_TRUST
+from router.fleet.replica import BoolArray, IntArray, ReplicaId, Seat
+from router.index.base import Index
 from router.policy.candidate import Ask, Candidates, KeyArray, id_keys
 from router.policy.decision import Decision, Whole
 from router.policy.pickers import Turn
@@ -87,7 +86,6 @@ class Decider:
         self._term_names = tuple(term.label for term in policy.terms)
         self._fleets: dict[str, _Fleet] = {}
         self._fleets_version = -1
-        self._beliefs: dict[bytes, FloatArray] = {}  # by trust, where nothing is guessed
         self._turns: dict[str, Turn] = {}  # bounded by the models ever served
 
     def decide(self, ask: Ask, now_seconds: float) -> Decision:
@@ -101,7 +99,6 @@ class Decider:
         if not len(rows):
             raise self._refusal(ask, seats, now_seconds)
         held, slower, expected = self._matched(ask, fleet)
-        trust = self._trusts.effective(seats)
         session_key = ask.session_key
         candidates = Candidates(
             ids=fleet.ids,
@@ -114,8 +111,8 @@ class Decider:
             open_requests=open_requests,
             context_tokens=self._ledger.context_tokens[seats],
             tokens_per_second=self._rates.tokens_per_second(fleet.base, seats),
-            trust=trust,
-            belief=self._belief(seats, trust),
+            trust=self._trusts.effective(seats),
+            belief=self._trusts.belief(seats),
             allowed=allowed,
             prompt_tokens=ask.prompt_tokens,
             other_tokens=ask.other_tokens,
@@ -169,21 +166,6 @@ class Decider:
             f"Every healthy replica that serves `{ask.model}` has its {self._max_in_flight} requests in flight.",
             code="all_busy",
         )
-
-    def _belief(self, seats: IntArray, trust: IntArray) -> FloatArray:
-        """By row, how far a match counts. Trust seldom changes, so what follows from it alone is remembered: 4 us."""
-        key = trust.tobytes()
-        belief = self._beliefs.get(key)
-        if belief is not None:
-            return belief
-        belief = BELIEF_BY_TRUST[trust]
-        guessed = trust == Trust.GUESSED
-        if guessed.any():
-            return np.where(guessed, self._trusts.belief(seats), belief)
-        if len(self._beliefs) >= REMEMBERED_BELIEFS:
-            self._beliefs.clear()
-        self._beliefs[key] = belief
-        return belief
 
     def _matched(self, ask: Ask, fleet: _Fleet) -> tuple[IntArray, IntArray, IntArray]:
         """Held, slower and expected tokens by row. One index lookup per distinct block size, none without hashes."""

@@ -43,7 +43,7 @@ class Rates(Protocol):
 
 class Trusts(Protocol):
     def effective(self, seats: IntArray) -> IntArray: ...  # Trust values: the lesser of stream and truth (R 5.2)
-    def belief(self, seats: IntArray) -> FloatArray: ...  # share of predicted tokens lately confirmed, 0 to 1
+    def belief(self, seats: IntArray) -> FloatArray: ...  # how far a match there counts, 0 to 1 (`belief`)
 
 
 class Sessions(Protocol):

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from json import JSONDecoder
 from typing import NamedTuple
 
@@ -34,11 +33,10 @@ class Span(NamedTuple):
     end: int
 
 
-@dataclass(frozen=True, slots=True)
-class Members:
+class Members(msgspec.Struct, frozen=True, gc=False):
     """The members of one object inside a body. All offsets count from the body's first byte."""
 
-    body: bytes = field(repr=False)
+    body: bytes
     opening: int  # of the opening brace
     spans: Mapping[str, Span]  # the first member of each name, in order
     repeated: frozenset[str]  # names that occur more than once

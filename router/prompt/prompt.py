@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import Enum
+
+import msgspec
 
 from router.prompt.blocks import BlockHashes, TokenIds
 
@@ -37,23 +38,21 @@ class Feature(Enum):
     SWITCHES = "switches"  # add_generation_prompt, add_special_tokens, template arguments
 
 
-@dataclass(frozen=True, slots=True)
-class Tokenized:
+class Tokenized(msgspec.Struct, frozen=True, gc=False):
     """The prompts of one body as token ids."""
 
     tokens: TokenIds  # of the longest prompt
     total_tokens: int  # of all of them
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(msgspec.Struct, frozen=True, gc=False):
     """One body's prompt as policies and the index see it. A batch is routed by its longest prompt (R 5.1)."""
 
-    tokens: TokenIds | None = field(repr=False)  # of the longest prompt; None when not known
+    tokens: TokenIds | None  # of the longest prompt; None when not known
     prompt_tokens: int  # its length; estimated from its bytes when tokens is None
     total_tokens: int  # all prompts of the body together
     root: int
-    hashes: Mapping[int, BlockHashes] = field(repr=False)  # by block size in tokens; empty arrays when not known
+    hashes: Mapping[int, BlockHashes]  # by block size in tokens; empty arrays when not known
     prefix_key: int  # stable hash of the prompt's beginning, for policies that hash requests to replicas
     prompts: int
     unpredicted: Unpredicted | None

@@ -8,7 +8,6 @@ here pass unread; a field that is read must have its type, else the request is r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeVar
 
@@ -53,13 +52,12 @@ class Endpoint(Enum):
     EMBEDDINGS = "/v1/embeddings"
 
 
-@dataclass(frozen=True, slots=True)
-class InferenceRequest:
+class InferenceRequest(msgspec.Struct, frozen=True, gc=False):
     """One request as routing sees it. `members` keeps the place of every top-level field of the body."""
 
     endpoint: Endpoint
-    body: bytes = field(repr=False)
-    members: Members = field(repr=False)
+    body: bytes
+    members: Members
     model: str
     stream: bool = False
     wants_usage: bool = False  # the client asked for usage in its stream

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +20,7 @@ import jinja2.ext
 import jinja2.nodes
 import jinja2.parser
 import minijinja
+import msgspec
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from router.prompt.content_format import takes_parts
@@ -44,8 +44,7 @@ class Refused(Exception):
     """The template cannot or will not render these messages. An engine with this template refuses them too."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chat:
+class Chat(msgspec.Struct, frozen=True, gc=False):
     """What one rendering is made from. `extra` are chat_template_kwargs and the like."""
 
     messages: Sequence[Message]
@@ -53,7 +52,7 @@ class Chat:
     documents: Sequence[Any] | None = None
     add_generation_prompt: bool = True
     continue_final_message: bool = False
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
 class _Generation(jinja2.ext.Extension):

@@ -20,6 +20,7 @@ from router.fleet.sessions import Sessions
 from router.index.base import Match, Trust
 from router.index.budget import Budget
 from router.index.memory import MemoryIndex
+from router.policy.belief import BELIEF_BY_TRUST
 from router.policy.candidate import Ask
 from router.policy.decider import AllBusy, Decider
 from router.policy.decision import Whole
@@ -41,7 +42,8 @@ class Trusted:
         return trust
 
     def belief(self, seats: IntArray) -> FloatArray:
-        belief: FloatArray = self.confirmed[seats]
+        trust = self.by_seat[seats]
+        belief: FloatArray = np.where(trust == Trust.GUESSED, self.confirmed[seats], BELIEF_BY_TRUST[trust])
         return belief
 
 
