@@ -56,6 +56,7 @@ class Account:
     def __init__(self, books: Books, clock: Clock) -> None:
         self._books = books
         self._clock = clock
+        self._open: dict[int, Exchange] = {}  # by lease, those with blocks
 
     def arrive(self, endpoint: Endpoint, headers: RawHeaders) -> Exchange:
         client_id = first(headers, b"x-request-id")
@@ -93,7 +94,14 @@ class Account:
         exchange.hashes = hashes
         if hashes is None or size is None or not len(hashes):
             return
-        books.recent.open(lease, seat, hashes, decision.expected_cached_tokens // size)
+        expected_blocks = decision.expected_cached_tokens // size
+        if exchange.sibling:
+            # The engine may take the newcomer first: then it is the one before us that finds our blocks.
+            for lender in books.recent.lenders(seat, hashes, expected_blocks - 1):
+                if lender in self._open:
+                    self._open[lender].sibling = True
+        self._open[lease] = exchange
+        books.recent.open(lease, seat, hashes, expected_blocks)
         exchange.sibling |= books.in_flight.enter(seat, hashes[-1])
         books.guessed.sent(seat, hashes)
         if prompt.tokens is not None:
@@ -137,6 +145,7 @@ class Account:
         if lease is None or not self._books.ledger.close(lease):
             return
         exchange.lease = None
+        self._open.pop(lease, None)
         self._books.recent.close(lease)
         hashes = exchange.hashes
         if hashes is not None and len(hashes):

@@ -144,7 +144,7 @@ class Serve:
         )
 
     def _asks_usage(self, request: InferenceRequest) -> bool:
-        if not request.stream or request.choices > 1 or self._usage_probe is UsageProbe.NEVER:
-            return False
+        if not request.stream or request.choices > 1 or request.prompts > 1 or self._usage_probe is UsageProbe.NEVER:
+            return False  # of several choices asking changes more than the watch can take back
         self._streams += 1
         return self._usage_probe is UsageProbe.ALWAYS or self._streams % SAMPLED_ONE_IN == 1

@@ -66,6 +66,16 @@ class OpenLeases:
         for block in added:
             masks[block] = masks.get(block, 0) | bit
 
+    def lenders(self, seat: Seat, hashes: BlockHashes, at: int) -> list[int]:
+        """Which leases lend the seat block `at` of a prompt. Walks the seat's open leases."""
+        leases = self._by_bit.get(self._slots.bit(seat), {})
+        block = hashes[at]
+        return [
+            number
+            for number, lease in leases.items()
+            if lease.first <= at < len(lease.hashes) and lease.hashes[at] == block
+        ]
+
     def first_token(self, lease: int, now_seconds: float) -> None:
         if lease in self._leases:
             self._due.append((now_seconds + GRACE_SECONDS, lease))

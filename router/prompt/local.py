@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from router.prompt.blocks import TOKEN_BYTES, TokenIds, pack_tokens
+from router.prompt.floats import OddFloat
 from router.prompt.messages import Message, read_messages, read_tools
 from router.prompt.parity import Parity
 from router.prompt.probes import Probe
@@ -46,6 +47,7 @@ _ARGUMENTS = frozenset(name for names in _USED_BY.values() for name in names) | 
 _KWARGS: msgspec.json.Decoder[dict[str, Any] | None] = msgspec.json.Decoder(dict[str, Any] | None)
 _LIST: msgspec.json.Decoder[list[Any] | None] = msgspec.json.Decoder(list[Any] | None)
 _ANY: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
+_UNSET = (None, "auto")  # values of template arguments that an engine takes for no argument
 _FLAG: msgspec.json.Decoder[bool | None] = msgspec.json.Decoder(bool | None)
 
 
@@ -127,6 +129,18 @@ def read_chat(request: InferenceRequest, template: ChatTemplate, avoid: frozense
 
     A request that uses a feature of `avoid`, in which this engine was seen to differ, is left to the engine.
     """
+    if not template.minds_odd_floats:
+        return _read_chat(request, template, avoid, even_floats=False)
+    try:
+        return _read_chat(request, template, avoid, even_floats=True)
+    except OddFloat:
+        chat = _read_chat(request, template, avoid, even_floats=False)
+        return chat if isinstance(chat, Unpredicted) else msgspec.structs.replace(chat, odd_floats=True)
+
+
+def _read_chat(
+    request: InferenceRequest, template: ChatTemplate, avoid: frozenset[Feature], *, even_floats: bool
+) -> Chat | Unpredicted:
     members = request.members
     extra: dict[str, Any] = {}
     usual = members.spans.keys().isdisjoint(_ARGUMENTS)  # most chats use none of them
@@ -143,16 +157,23 @@ def read_chat(request: InferenceRequest, template: ChatTemplate, avoid: frozense
         effort = _decode(request, "reasoning_effort", _ANY)
         if effort is not None:
             extra = {"enable_thinking": effort != "none"} | extra | {"reasoning_effort": effort}
+        extra = {name: value for name, value in extra.items() if value not in _UNSET}
     raw = members.raw("messages")
     assert raw is not None, "a chat without messages does not pass the parser"
-    messages = read_messages(raw, parts=template.takes_parts, developer=template.knows_developer, avoid=avoid)
+    messages = read_messages(
+        raw,
+        parts=template.takes_parts,
+        developer=template.knows_developer,
+        avoid=avoid,
+        even_floats=even_floats,
+    )
     if isinstance(messages, Unpredicted):
         return messages
     if usual:
         return Chat(messages=messages)
     tools: Sequence[Message] | None = None
     if (raw_tools := members.raw("tools")) is not None:
-        read = read_tools(raw_tools)
+        read = read_tools(raw_tools, even_floats=even_floats)
         if isinstance(read, Unpredicted):
             return read
         tools = read

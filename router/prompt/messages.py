@@ -1,11 +1,13 @@
 """Chat messages and tools as the engine hands them to its chat template.
 
-Engines do not render what the client sent: they check it against their own types first, which drops unknown keys,
-reorders known ones and fills defaults, and then rewrite it. This file does the same for vLLM (read from 0.32.0):
+Engines do not render what the client sent: they check it against their own types first, which drops unknown keys
+or moves them, reorders known ones and fills defaults, and then rewrite it. This file does the same for vLLM (read from 0.32.0):
 
-- content parts become one text joined by newlines, or, for templates that iterate over parts, typed dicts;
+- content parts become one text joined by newlines, or, for templates that iterate over parts, typed dicts with what
+  other members they have; empty parts leave no line, but in tool results for templates of the latter kind they do;
 - `reasoning_content` is renamed `reasoning`, and templates see both names;
-- tool-call arguments given as JSON text become objects, anything else an empty object;
+- tool calls get the order of their type, unknown members last; arguments given as JSON text become objects, anything
+  else an empty object;
 - tools are written out with type, then function with name, description and parameters, null where left out;
 - a `developer` message becomes `system` where the template does not know that role.
 
@@ -19,6 +21,7 @@ from typing import Any, TypedDict
 
 import msgspec
 
+from router.prompt.floats import even_float
 from router.prompt.prompt import Feature, Unpredicted
 
 # Values below are whatever JSON the client wrote: they go to a template, which looks into them by itself.
@@ -39,6 +42,11 @@ class _Message(TypedDict, total=False):
 
 _MESSAGES: msgspec.json.Decoder[list[_Message]] = msgspec.json.Decoder(list[_Message])
 _TOOLS: msgspec.json.Decoder[list[dict[str, Any]] | None] = msgspec.json.Decoder(list[dict[str, Any]] | None)
+_ANY: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
+# The same for chats that must have even floats only.
+_EVEN_MESSAGES = msgspec.json.Decoder(list[_Message], float_hook=even_float)
+_EVEN_TOOLS = msgspec.json.Decoder(list[dict[str, Any]] | None, float_hook=even_float)
+_EVEN_ANY: msgspec.json.Decoder[Any] = msgspec.json.Decoder(float_hook=even_float)
 
 _TEXT_PARTS = {
     "text": "text",
@@ -48,6 +56,15 @@ _TEXT_PARTS = {
     "thinking": "thinking",
 }
 
+# Members that some kind of part has. A template that iterates over parts gets all others, and of these the text alone.
+_PART_MEMBERS = frozenset(
+    (
+        *("audio_embeds", "audio_url", "closed", "data", "file", "image_embeds", "image_pil", "image_url"),
+        *("input_audio", "name", "prompt_cache_breakpoint", "refusal", "text", "thinking", "type", "uuid"),
+        *("video_embeds", "video_url"),
+    )
+)
+
 # Roles whose plain messages need a closer look.
 _SPECIAL_ROLES = frozenset(("system", "developer", "tool"))
 
@@ -56,14 +73,19 @@ _ATTRIBUTION_HEADER = "x-anthropic-billing-header"
 
 
 def read_messages(
-    raw: bytes | memoryview, *, parts: bool, developer: bool, avoid: frozenset[Feature] = frozenset()
+    raw: bytes | memoryview,
+    *,
+    parts: bool,
+    developer: bool,
+    avoid: frozenset[Feature] = frozenset(),
+    even_floats: bool = False,
 ) -> list[Message] | Unpredicted:
     """The messages a template gets. `parts`: it iterates over content parts; `developer`: it knows that role.
 
-    Messages that use a feature of `avoid` are left to the engine.
+    Messages that use a feature of `avoid` are left to the engine. With `even_floats`, raises OddFloat where there is one.
     """
     try:
-        decoded = _MESSAGES.decode(raw)
+        decoded = (_EVEN_MESSAGES if even_floats else _MESSAGES).decode(raw)
     except msgspec.DecodeError:
         return Unpredicted.MALFORMED
     messages: list[Message] = []
@@ -87,8 +109,11 @@ def read_messages(
             continue
         if avoid and not avoid.isdisjoint(_features(message, role)):
             return Unpredicted.ENGINE_SPECIFIC
-        foreign_role = foreign_role or (role == "developer" and not developer)
-        read = _read_message(message, role, content, parts)
+        if role == "developer":
+            if developer and message.get("tools") is not None:
+                return Unpredicted.ENGINE_SPECIFIC  # laid out anew in ways of their own
+            foreign_role = foreign_role or not developer
+        read = _read_message(message, role, content, parts, even_floats)
         if isinstance(read, Unpredicted):
             return read
         messages.append(read)
@@ -108,17 +133,21 @@ def _features(message: _Message, role: str) -> set[Feature]:
     return used
 
 
-def _read_message(message: _Message, role: str, content: Any, parts: bool) -> Message | Unpredicted:
-    read_content = _read_content(content, parts=parts and role != "tool")
+def _read_message(
+    message: _Message, role: str, content: Any, parts: bool, even_floats: bool
+) -> Message | Unpredicted:
+    read_content = _read_content(content, parts=parts)
     if isinstance(read_content, Unpredicted):
         return read_content
+    if role == "tool" and not isinstance(read_content, str):
+        read_content = "\n".join(part["text"] for part in read_content)
     if role == "system" and _begins_with_header(content):
         return Unpredicted.ENGINE_SPECIFIC
     result: Message = {"role": role, "content": read_content}
     if role == "assistant":
         calls = message.get("tool_calls")
         if calls:
-            read_calls = [_read_call(call) for call in calls]
+            read_calls = [_read_call(call, even_floats) for call in calls]
             if None in read_calls:
                 return Unpredicted.MALFORMED
             result["tool_calls"] = read_calls
@@ -153,6 +182,7 @@ def _read_content(content: Any, *, parts: bool) -> str | list[Message] | Unpredi
     if isinstance(content, str):
         return [{"type": "text", "text": content}] if parts else content
     texts: list[str] = []
+    read: list[Message] = []
     for part in content:
         if isinstance(part, str):
             text: Any = part
@@ -170,12 +200,17 @@ def _read_content(content: Any, *, parts: bool) -> str | list[Message] | Unpredi
                 continue
         if not isinstance(text, str):
             return Unpredicted.MALFORMED
-        if text or parts:
+        if parts:
+            read_part = {"type": "text", "text": text}
+            if len(part) > 2 and isinstance(part, dict):
+                read_part |= {key: value for key, value in part.items() if key not in _PART_MEMBERS}
+            read.append(read_part)
+        elif text:
             texts.append(text)
-    return [{"type": "text", "text": text} for text in texts] if parts else "\n".join(texts)
+    return read if parts else "\n".join(texts)
 
 
-def _read_call(call: Message) -> Message | None:
+def _read_call(call: Message, even_floats: bool) -> Message | None:
     """One tool call in the key order of the engine's types; None for what the engine refuses."""
     function = call.get("function")
     if not isinstance(function, dict) or call.get("type", "function") != "function":
@@ -183,21 +218,28 @@ def _read_call(call: Message) -> Message | None:
     read: Message = {}
     if "id" in call:
         read["id"] = call["id"]
-    read["function"] = {"arguments": _arguments(function.get("arguments"))}
+    read_function: Message = {"arguments": _arguments(function.get("arguments"), even_floats)}
     if "name" in function:
-        read["function"]["name"] = function["name"]
+        read_function["name"] = function["name"]
+    if len(function) > len(read_function):
+        read_function = {**read_function, **function, "arguments": read_function["arguments"]}
+    read["function"] = read_function
     if "type" in call:
         read["type"] = call["type"]
+    if len(call) > len(read):
+        read = {**read, **call, "function": read_function}
     return read
 
 
-def _arguments(written: Any) -> Message:
+def _arguments(written: Any, even_floats: bool) -> Message:
     if isinstance(written, str) and written:
         try:
-            written = msgspec.json.decode(written)
+            written = (_EVEN_ANY if even_floats else _ANY).decode(written)
         except (msgspec.DecodeError, RecursionError):
             try:
-                written = json.loads(written)  # also takes NaN and lone surrogates, as the engine does
+                # Also takes NaN and lone surrogates, as the engine does.
+                hook = even_float if even_floats else None
+                written = json.loads(written, parse_float=hook, parse_constant=hook)
             except (ValueError, RecursionError):
                 return {}
     return written if isinstance(written, dict) else {}
@@ -224,10 +266,10 @@ def _as_system(messages: list[Message]) -> list[Message]:
     return [merged, *(message for message in renamed if message["role"] != "system")]
 
 
-def read_tools(raw: bytes | memoryview) -> list[Message] | Unpredicted | None:
-    """The tools a template gets; None where the client sent null."""
+def read_tools(raw: bytes | memoryview, *, even_floats: bool = False) -> list[Message] | Unpredicted | None:
+    """The tools a template gets; None where the client sent null. `even_floats` is as for messages."""
     try:
-        tools = _TOOLS.decode(raw)
+        tools = (_EVEN_TOOLS if even_floats else _TOOLS).decode(raw)
     except msgspec.DecodeError:
         return Unpredicted.MALFORMED
     if tools is None:

@@ -47,7 +47,19 @@ _TOOL_FULL: dict[str, Any] = {
         "parameters": {"type": "object", "properties": {}},
     },
 }
-_ARGUMENTS = '{"city": "Köln", "days": 3, "deep": {"a": [1, 2.5, 1e22, true, null]}, "exact": false, "none": null}'
+_ARGUMENTS = '{"city": "Köln", "days": 3, "deep": {"a": [1, 2.5, true, null]}, "exact": false, "none": null}'
+_FLOATS = '{"a": 1e22, "b": 3.0, "c": 0.00001, "d": 606712937032428.25, "e": [1e22, 3.0], "f": {"g": 0.00001}}'
+_FLOATS_TOOL: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "d",
+        "parameters": {
+            "type": "object",
+            "properties": {"a": {"type": "number", "default": 3.0, "minimum": 0.00001, "maximum": 1e22}},
+        },
+    },
+}
 
 
 def _call(arguments: Any, call_id: str = "abcDEF123") -> dict[str, Any]:
@@ -107,6 +119,11 @@ PROBES: tuple[Probe, ...] = (
     _chat("special tokens in text", [_user(SPECIALS_IN_TEXT), _assistant(SPECIALS_IN_TEXT), _user("a")]),
     _chat("empty content", [_user(""), _assistant(""), _user("x")]),
     _chat("thinking in text", [_user("a"), _assistant("<think>\nhm\n</think>\n\nb"), _user("c")]),
+    _chat(
+        "parts with more members",
+        [_user([{"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}]), _assistant(["b"]), _user("c")],
+        Feature.PARTS,
+    ),
     _chat("parts", [_user([{"type": "text", "text": "one"}, {"type": "text", "text": "two"}])], Feature.PARTS),
     _chat(
         "parts beside text",
@@ -114,6 +131,16 @@ PROBES: tuple[Probe, ...] = (
         Feature.PARTS,
     ),
     _chat("tools", [_user("Weather?")], Feature.TOOLS, tools=[_TOOL, _TOOL_FULL]),
+    _chat(
+        "floats",
+        [
+            _user("a"),
+            _assistant(None, tool_calls=[_call(_FLOATS)]),
+            {"role": "tool", "tool_call_id": "abcDEF123", "content": "b"},
+        ],
+        Feature.TOOLS,
+        tools=[_FLOATS_TOOL],
+    ),
     _chat("tools and system", [_SYSTEM, _user("Weather?")], Feature.TOOLS, tools=[_TOOL_FULL]),
     _chat("tool calls", _TOOL_TURNS, Feature.TOOLS, tools=[_TOOL]),
     _chat("tool result last", _TOOL_TURNS[:3], Feature.TOOLS, tools=[_TOOL, _TOOL_FULL]),
@@ -151,6 +178,21 @@ PROBES: tuple[Probe, ...] = (
     _chat(
         "continuation",
         [_user("Count."), _assistant("One, two, ")],
+        Feature.CONTINUATION,
+        add_generation_prompt=False,
+        continue_final_message=True,
+    ),
+    # Content that is found elsewhere in the text, too: only a tag tells where it ends.
+    _chat(
+        "continuation of a common letter",
+        [_user("Count."), _assistant("<")],
+        Feature.CONTINUATION,
+        add_generation_prompt=False,
+        continue_final_message=True,
+    ),
+    _chat(
+        "continuation of nothing",
+        [_user("Count."), _assistant("")],
         Feature.CONTINUATION,
         add_generation_prompt=False,
         continue_final_message=True,

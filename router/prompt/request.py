@@ -232,10 +232,8 @@ def _wants_prompt_logprobs(endpoint: Endpoint, members: Members) -> bool:
         return True
     if not _flag(members, "echo"):
         return False
-    # vLLM turns echo with logprobs into prompt logprobs; for chat `top_logprobs` is 0, not null, where it is left out.
-    if endpoint is Endpoint.CHAT:
-        return "top_logprobs" not in members.spans or members.is_present("top_logprobs")
-    return members.is_present("logprobs")
+    # vLLM turns echo with logprobs into prompt logprobs; for chat `top_logprobs` is 0 where it is left out or null.
+    return endpoint is Endpoint.CHAT or members.is_present("logprobs")
 
 
 def _count_prompts(endpoint: Endpoint, members: Members) -> int:

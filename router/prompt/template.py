@@ -3,8 +3,10 @@
 jinja2 is the reference. It holds the GIL for milliseconds on a long chat, so `minijinja` renders instead where a check
 at start-up proves that the two agree on a set of conversations, and only for requests of the shapes that were proven;
 whatever it raises is tried again with jinja2. minijinja prints and trims a few values differently (booleans, none,
-control characters): the check covers what a template does with them; `_is_plain` and the look at the separators in
-`render` keep the rest away from it.
+some floats, control characters): the check covers what a template does with them; `_is_plain` and the look at the
+separators in `render` keep the rest away from it.
+
+To continue a final message, a tag is put behind its content, and the text is cut where the tag came out.
 """
 
 from __future__ import annotations
@@ -39,13 +41,19 @@ _MUTATORS = re.compile(
 
 _SEPARATORS = ("\x1c", "\x1d", "\x1e", "\x1f")
 
+# The very tag of transformers, since a template may look at its letters. The space tells whether the template trims.
+_TAG = "CONTINUE_FINAL_MESSAGE_TAG "
+
 
 class Refused(Exception):
     """The template cannot or will not render these messages. An engine with this template refuses them too."""
 
 
 class Chat(msgspec.Struct, frozen=True, gc=False):
-    """What one rendering is made from. `extra` are chat_template_kwargs and the like."""
+    """What one rendering is made from. `extra` are chat_template_kwargs and the like.
+
+    `odd_floats` says that minijinja would write some float in it otherwise.
+    """
 
     messages: Sequence[Message]
     tools: Sequence[Message] | None = None
@@ -53,6 +61,7 @@ class Chat(msgspec.Struct, frozen=True, gc=False):
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     extra: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    odd_floats: bool = False
 
 
 class _Generation(jinja2.ext.Extension):
@@ -67,7 +76,7 @@ class _Generation(jinja2.ext.Extension):
 
 
 class ChatTemplate:
-    """One model's chat template. Rendering is thread-safe and has no state.
+    """One model's chat template. Rendering is thread-safe; only `prove`, at start-up, changes anything.
 
     `special_tokens` are the tokens the template may name (bos_token and so on); `wall_seconds` is what strftime_now
     tells, in the machine's time zone, as the engine does. Raises Refused for a template that cannot be compiled.
@@ -93,6 +102,7 @@ class ChatTemplate:
         self.knows_developer = '"developer"' in source or "'developer'" in source
         self._special_tokens = dict(special_tokens)
         self._fast = _compile_fast(source, strftime_now)
+        self.minds_odd_floats = True  # whether its chats have to tell about them: until proven otherwise
 
     @property
     def is_fast(self) -> bool:
@@ -101,16 +111,20 @@ class ChatTemplate:
 
     def prove(self, chats: Sequence[Chat]) -> str | None:
         """Compare the renderers on `chats`; keep minijinja only if all agree. Returns the first difference found."""
-        if self._fast is None:
-            return "not for minijinja"
-        for chat in chats:
+        minds_odd_floats = False
+        for chat in chats if self._fast is not None else ():
             reference = _outcome(lambda chat=chat: self.render_reference(chat))  # type: ignore[misc]
             fast = _outcome(lambda chat=chat: self._render_fast(chat))  # type: ignore[misc]
             # Where the reference refuses, a fast failure is tried again with the reference: no difference.
-            if fast is not None and fast != reference:
-                self._fast = None
-                return _difference(reference, fast)
-        return None
+            if fast is None or fast == reference:
+                continue
+            if chat.odd_floats:
+                minds_odd_floats = True
+                continue
+            self._fast, self.minds_odd_floats = None, False
+            return _difference(reference, fast)
+        self.minds_odd_floats = minds_odd_floats
+        return None if self.is_fast else "not for minijinja"
 
     def render(self, chat: Chat) -> str:
         """The prompt text. Raises Refused when the template raises."""
@@ -143,7 +157,7 @@ class ChatTemplate:
         return {
             **self._special_tokens,
             **chat.extra,
-            "messages": chat.messages,
+            "messages": _tagged(chat.messages)[0] if chat.continue_final_message else chat.messages,
             "tools": chat.tools,
             "documents": chat.documents,
             "add_generation_prompt": chat.add_generation_prompt,
@@ -152,7 +166,11 @@ class ChatTemplate:
 
 def _is_plain(chat: Chat) -> bool:
     """Whether a request has a shape the check at start-up covers: at most switches beside messages and tools."""
-    return chat.documents is None and all(isinstance(value, bool) for value in chat.extra.values())
+    return (
+        chat.documents is None
+        and not chat.odd_floats
+        and all(isinstance(value, bool) for value in chat.extra.values())
+    )
 
 
 def _outcome(render: Callable[[], str]) -> str | None:
@@ -201,15 +219,24 @@ def _raise_exception(message: str) -> None:
     raise jinja2.TemplateError(message)
 
 
+def _tagged(messages: Sequence[Message]) -> tuple[Sequence[Message], str]:
+    """The messages with the tag behind the last one's content, or the last text in it, and what it stands behind."""
+    content = messages[-1]["content"] if messages else None
+    if isinstance(content, str):
+        return (*messages[:-1], {**messages[-1], "content": content + _TAG}), content
+    parts = [*content] if isinstance(content, list) else []
+    place = max((place for place, part in enumerate(parts) if "text" in part), default=None)
+    if place is None:
+        raise Refused("there is no final message to continue")
+    text: str = parts[place]["text"]
+    parts[place] = {**parts[place], "text": text + _TAG}
+    return (*messages[:-1], {**messages[-1], "content": parts}), text
+
+
 def _cut_final(text: str, chat: Chat) -> str:
     """The text up to the end of the last message's content, so that the model goes on with it."""
-    content = chat.messages[-1]["content"] if chat.messages else None
-    if isinstance(content, list):
-        content = next((part["text"] for part in reversed(content) if "text" in part), None)
-    if not isinstance(content, str) or content.strip() not in text:
+    place = text.rfind(_TAG.rstrip())
+    if place < 0 or _tagged(chat.messages)[1].strip() not in text:
         raise Refused("the final message is not in the rendered chat, so it cannot be continued")
-    start = text.rindex(content.strip())
-    kept = content.lstrip()
-    if text[start : start + len(kept)] != kept:
-        kept = content.strip()  # the template trimmed the trailing space
-    return text[: start + len(kept)]
+    # Without its space, the template trims what it prints.
+    return text[:place] if text.startswith(_TAG, place) else text[:place].rstrip()

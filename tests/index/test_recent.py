@@ -131,3 +131,12 @@ def test_a_seat_that_never_joined_is_lent_nothing() -> None:
     index.recent.open(1, Seat(9), array("Q", [1, 2]), 0)
     index.recent.close(1)
     assert len(index.recent) == 0
+
+
+def test_whoever_lends_a_block_is_found_by_it() -> None:
+    index = index_of()
+    index.recent.open(7, HERE, array("Q", [1, 2, 3]), 1)
+    index.recent.open(8, HERE, array("Q", [1, 2, 3, 4]), 3)
+    assert index.recent.lenders(HERE, array("Q", [1, 2, 9]), 1) == [7]
+    assert index.recent.lenders(HERE, array("Q", [1, 2, 3, 4]), 3) == [8]
+    assert index.recent.lenders(HERE, array("Q", [1, 2]), 0) == []

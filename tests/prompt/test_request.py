@@ -127,7 +127,7 @@ def test_a_repeated_field_nobody_reads_passes_untouched() -> None:
         (Endpoint.CHAT, {"prompt_logprobs": None}, False),
         (Endpoint.CHAT, {"logprobs": True, "top_logprobs": 3}, False),
         (Endpoint.CHAT, {"echo": True}, True),
-        (Endpoint.CHAT, {"echo": True, "top_logprobs": None}, False),
+        (Endpoint.CHAT, {"echo": True, "top_logprobs": None}, True),
         (Endpoint.COMPLETIONS, {"echo": True}, False),
         (Endpoint.COMPLETIONS, {"echo": True, "logprobs": 1}, True),
         (Endpoint.COMPLETIONS, {"echo": False, "logprobs": 1}, False),
