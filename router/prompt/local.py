@@ -145,7 +145,9 @@ def _read_chat(
     extra: dict[str, Any] = {}
     usual = members.spans.keys().isdisjoint(_ARGUMENTS)  # most chats use none of them
     if not usual:
-        if avoid and any(feature in avoid and any(map(members.is_present, names)) for feature, names in _USED_BY.items()):
+        if avoid and any(
+            feature in avoid and any(map(members.is_present, names)) for feature, names in _USED_BY.items()
+        ):
             return Unpredicted.ENGINE_SPECIFIC
         if members.is_present("chat_template"):
             return Unpredicted.CUSTOM_TEMPLATE

@@ -1,7 +1,8 @@
 """Chat messages and tools as the engine hands them to its chat template.
 
 Engines do not render what the client sent: they check it against their own types first, which drops unknown keys
-or moves them, reorders known ones and fills defaults, and then rewrite it. This file does the same for vLLM (read from 0.32.0):
+or moves them, reorders known ones and fills defaults, and then rewrite it. This file does the same for vLLM (read from
+0.32.0):
 
 - content parts become one text joined by newlines, or, for templates that iterate over parts, typed dicts with what
   other members they have; empty parts leave no line, but in tool results for templates of the latter kind they do;
@@ -82,7 +83,7 @@ def read_messages(
 ) -> list[Message] | Unpredicted:
     """The messages a template gets. `parts`: it iterates over content parts; `developer`: it knows that role.
 
-    Messages that use a feature of `avoid` are left to the engine. With `even_floats`, raises OddFloat where there is one.
+    Messages that use a feature of `avoid` are left to the engine. With `even_floats`, raises OddFloat for any other.
     """
     try:
         decoded = (_EVEN_MESSAGES if even_floats else _MESSAGES).decode(raw)
@@ -133,9 +134,7 @@ def _features(message: _Message, role: str) -> set[Feature]:
     return used
 
 
-def _read_message(
-    message: _Message, role: str, content: Any, parts: bool, even_floats: bool
-) -> Message | Unpredicted:
+def _read_message(message: _Message, role: str, content: Any, parts: bool, even_floats: bool) -> Message | Unpredicted:
     read_content = _read_content(content, parts=parts)
     if isinstance(read_content, Unpredicted):
         return read_content

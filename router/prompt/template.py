@@ -167,9 +167,7 @@ class ChatTemplate:
 def _is_plain(chat: Chat) -> bool:
     """Whether a request has a shape the check at start-up covers: at most switches beside messages and tools."""
     return (
-        chat.documents is None
-        and not chat.odd_floats
-        and all(isinstance(value, bool) for value in chat.extra.values())
+        chat.documents is None and not chat.odd_floats and all(isinstance(value, bool) for value in chat.extra.values())
     )
 
 

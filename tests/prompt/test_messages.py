@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from router.prompt.floats import OddFloat
 from router.prompt.messages import read_messages, read_tools
 from router.prompt.prompt import Feature, Unpredicted
 from tests.prompt.makers import assistant, user
@@ -40,9 +41,20 @@ def test_a_tool_result_is_text_for_every_template() -> None:
     result = {
         "role": "tool",
         "tool_call_id": "1",
-        "content": [{"type": "text", "text": "x"}, {"type": "text", "text": "y"}],
+        "content": [{"type": "text", "text": "x"}, {"type": "text", "text": "", "more": 1}, "y"],
     }
-    assert read(result, parts=True) == [{"role": "tool", "content": "x\ny", "tool_call_id": "1"}]
+    assert read(result) == [{"role": "tool", "content": "x\ny", "tool_call_id": "1"}]
+    assert read(result, parts=True) == [{"role": "tool", "content": "x\n\ny", "tool_call_id": "1"}]
+    assert read({**result, "content": []}, parts=True) == [{"role": "tool", "content": "", "tool_call_id": "1"}]
+
+
+def test_parts_keep_the_members_that_belong_to_no_kind_of_part() -> None:
+    part = {"cache_control": {"type": "ephemeral"}, "text": "a", "closed": True, "type": "input_text", "x": None}
+    (message,) = read(user([part]), parts=True)
+    assert json.dumps(message["content"]) == (
+        '[{"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}, "x": null}]'
+    )
+    assert read(user([part])) == [user("a")]
 
 
 def test_no_content_is_empty_text() -> None:
@@ -63,11 +75,32 @@ def test_no_content_is_empty_text() -> None:
     ],
 )
 def test_tool_call_arguments_become_an_object(written: Any, arguments: dict[str, Any]) -> None:
-    call = {"type": "function", "extra": 1, "function": {"name": "f", "arguments": written}, "id": "1"}
+    call = {"type": "function", "function": {"name": "f", "arguments": written}, "id": "1"}
     (message,) = read(assistant(None, tool_calls=[call]))
     assert message["tool_calls"] == [{"id": "1", "function": {"arguments": arguments, "name": "f"}, "type": "function"}]
     assert list(message["tool_calls"][0]) == ["id", "function", "type"]
     assert list(message["tool_calls"][0]["function"]) == ["arguments", "name"]
+
+
+def test_unknown_members_of_tool_calls_stand_behind_the_known_ones() -> None:
+    call = {"index": 0, "type": "function", "function": {"x": 1, "name": "f", "arguments": "{}"}, "id": "1"}
+    (message,) = read(assistant(None, tool_calls=[call]))
+    assert json.dumps(message["tool_calls"]) == (
+        '[{"id": "1", "function": {"arguments": {}, "name": "f", "x": 1}, "type": "function", "index": 0}]'
+    )
+
+
+@pytest.mark.parametrize("written", ['{"a": 1e22}', '{"a": [3.0]}', '{"a": NaN}'])
+def test_odd_floats_are_told_where_asked(written: str) -> None:
+    call = assistant(
+        None, tool_calls=[{"type": "function", "function": {"name": "f", "arguments": written}, "id": "1"}]
+    )
+    raw = json.dumps([call]).encode()
+    assert isinstance(read_messages(raw, parts=False, developer=False), list)
+    with pytest.raises(OddFloat):
+        read_messages(raw, parts=False, developer=False, even_floats=True)
+    with pytest.raises(OddFloat):
+        read_tools(b'[{"function": {"name": "f", "parameters": {"minimum": 0.0}}}]', even_floats=True)
 
 
 def test_empty_tool_calls_vanish_and_other_roles_have_none() -> None:
@@ -89,6 +122,8 @@ def test_a_developer_becomes_the_system_where_the_template_does_not_know_it() ->
     ]
     assert read(developer, user("a")) == [{"role": "system", "content": "d"}, user("a")]
     assert read(developer, developer=True) == [{**developer, "tools": None}]
+    assert read({**developer, "tools": []}, developer=True) is Unpredicted.ENGINE_SPECIFIC
+    assert read({**developer, "tools": []}) == [{"role": "system", "content": "d"}]
 
 
 @pytest.mark.parametrize(

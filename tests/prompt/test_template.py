@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -72,15 +73,27 @@ def test_a_template_cannot_change_what_it_is_given() -> None:
         ("{{ messages[-1].content }}<end>", "one two ", "one two "),
         ("{{ messages[-1].content | trim }}<end>", "one two ", "one two"),
         ("one two {{ messages[-1].content }}<end>", "one two", "one two one two"),
+        ("<one>{{ messages[-1].content }}<end>", "<", "<one><"),
+        ("<one>{{ messages[-1].content }}<end>", "end", "<one>end"),
+        ("<one>\n{{ messages[-1].content }}<end>", "", "<one>\n"),
+        ("<one>\n{{ messages[-1].content | trim }}<end>", "", "<one>"),
+        ("{% if messages[-1].content %}some: {{ messages[-1].content }}{% endif %}", "", "some: "),
+        ("{{ messages[-1].content[1].text }}<end>", ["x", {"text": "a"}, {"type": "b"}], "a"),
     ],
 )
-def test_a_continued_message_is_left_open(source: str, content: str, text: str) -> None:
-    assert render(source, assistant(content), continue_final_message=True) == text
+def test_a_continued_message_is_left_open(source: str, content: Any, text: str) -> None:
+    final = assistant(content)
+    before = deepcopy(final)
+    assert render(source, user("<"), final, continue_final_message=True) == text
+    assert final == before
 
 
 def test_a_message_that_is_not_in_the_text_cannot_be_continued() -> None:
     with pytest.raises(Refused, match="cannot be continued"):
         render("x", assistant("a"), continue_final_message=True)
+    for messages in ([], [{"role": "tool", "content": None}], [assistant([])]):
+        with pytest.raises(Refused, match="no final message"):
+            template().render(Chat(messages, continue_final_message=True))
 
 
 def test_minijinja_is_dropped_where_it_prints_otherwise() -> None:
@@ -90,6 +103,20 @@ def test_minijinja_is_dropped_where_it_prints_otherwise() -> None:
     assert difference is not None
     assert not floats.is_fast
     assert floats.render(Chat([{"role": "user", "n": 1e22}])) == "1e+22"
+
+
+@pytest.mark.parametrize(
+    ("source", "minds"),
+    [("{{ messages[0].n }}", True), ("{{ messages[0].n | tojson }}", True), ("{{ messages[0] | tojson }}", False)],
+)
+def test_chats_with_odd_floats_go_to_the_reference_where_the_template_prints_them(source: str, minds: bool) -> None:
+    printer = template(source)
+    odd = [Chat([{"role": "user", "n": number}], odd_floats=True) for number in (1e22, 3.0, 1e-5)]
+    assert printer.minds_odd_floats
+    assert printer.prove([Chat([{"role": "user", "n": 2.5}]), *odd]) is None
+    assert (printer.is_fast, printer.minds_odd_floats) == (True, minds)
+    for one in odd:
+        assert printer.render(one) == printer.render_reference(one)
 
 
 def test_what_minijinja_refuses_is_rendered_by_the_reference() -> None:
