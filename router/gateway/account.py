@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import dataclass
+from random import Random
 
 from router.clock import Clock
 from router.errors import NoReplica, Overloaded, UpstreamTimeout
@@ -54,6 +54,7 @@ class Account:
     """Opens and closes the books of every request."""
 
     def __init__(self, books: Books, clock: Clock) -> None:
+        self._ids = Random()  # seeded by the system: no two processes give the same ids
         self._books = books
         self._clock = clock
         self._open: dict[int, Exchange] = {}  # by lease, those with blocks
@@ -61,7 +62,7 @@ class Account:
     def arrive(self, endpoint: Endpoint, headers: RawHeaders) -> Exchange:
         client_id = first(headers, b"x-request-id")
         return Exchange(
-            id=uuid.uuid4().hex,
+            id=f"{self._ids.getrandbits(128):032x}",
             client_id=client_id.decode("latin-1") if client_id is not None else None,
             endpoint=endpoint,
             arrived_seconds=self._clock.now(),
@@ -74,27 +75,30 @@ class Account:
         request, prompt, books = exchange.request, exchange.prompt, self._books
         assert request is not None
         assert prompt is not None
-        seat = decision.seat
+        seat, uncached_tokens = decision.seat, decision.uncached_tokens
+        predicted_tokens = exchange.predicted_cached_tokens = decision.predicted_cached_tokens
+        expected_tokens = exchange.expected_cached_tokens = decision.expected_cached_tokens
+        queue_seconds = exchange.queue_seconds = decision.queue_seconds
         output_tokens = request.max_output_tokens
         lease = books.ledger.open(
             seat,
-            uncached_tokens=decision.uncached_tokens,
+            uncached_tokens=uncached_tokens,
             prompt_tokens=prompt.total_tokens,
             output_tokens_estimate=min(output_tokens or OUTPUT_TOKENS_ESTIMATE, OUTPUT_TOKENS_ESTIMATE),
             streamed=request.stream,
             now_seconds=now_seconds,
-            prefill_ends_at_seconds=now_seconds + decision.queue_seconds + decision.prefill_seconds,
+            prefill_ends_at_seconds=0.0 if request.stream else now_seconds + queue_seconds + decision.prefill_seconds,
         )
         exchange.decision, exchange.lease, exchange.sent_seconds = decision, lease, now_seconds
         exchange.attempting, exchange.sent = True, None
         exchange.stream_trust = books.ingest.trust(seat)
-        exchange.sibling = decision.expected_cached_tokens > decision.predicted_cached_tokens
+        exchange.sibling = expected_tokens > predicted_tokens
         size = decision.block_size_tokens
         hashes = prompt.hashes.get(size) if size is not None else None
         exchange.hashes = hashes
         if hashes is None or size is None or not len(hashes):
             return
-        expected_blocks = decision.expected_cached_tokens // size
+        expected_blocks = expected_tokens // size
         if exchange.sibling:
             # The engine may take the newcomer first: then it is the one before us that finds our blocks.
             for lender in books.recent.lenders(seat, hashes, expected_blocks - 1):
@@ -111,7 +115,7 @@ class Account:
                 hashes,
                 size,
                 adapter=exchange.adapter,
-                predicted_blocks=None if exchange.sibling else decision.predicted_cached_tokens // size,
+                predicted_blocks=None if exchange.sibling else predicted_tokens // size,
             )
 
     def attempt_failed(self, exchange: Exchange, why: str, now_seconds: float) -> None:
@@ -176,7 +180,7 @@ class Account:
         told = [(b"x-homing-request-id", exchange.id.encode())]
         if exchange.decision is not None:
             told.append((b"x-homing-replica", exchange.decision.replica.encode()))
-            told.append((b"x-homing-predicted-cached-tokens", b"%d" % exchange.decision.predicted_cached_tokens))
+            told.append((b"x-homing-predicted-cached-tokens", b"%d" % exchange.predicted_cached_tokens))
         return told
 
     def _note_attempt(self, exchange: Exchange, ending: str, now_seconds: float) -> None:
@@ -196,7 +200,7 @@ class Account:
             books.sessions.bind(exchange.session_key, seat, self._clock.now())
         verdict = books.accuracy.judge(
             seat,
-            predicted_tokens=decision.predicted_cached_tokens if prompt.unpredicted is None else None,
+            predicted_tokens=exchange.predicted_cached_tokens if prompt.unpredicted is None else None,
             reported_tokens=reported,
             block_size_tokens=size,
             stream=exchange.stream_trust,
@@ -209,18 +213,18 @@ class Account:
         self._count(exchange, verdict, reported)
         if size is not None and exchange.hashes is not None and reported is not None and request.prompts == 1:
             cached_blocks = reported // size
-            books.guessed.reported(seat, exchange.hashes, cached_blocks, decision.predicted_cached_tokens // size)
+            books.guessed.reported(seat, exchange.hashes, cached_blocks, exchange.predicted_cached_tokens // size)
             if exchange.sent is not None:
                 books.ingest.reported(seat, exchange.sent, reported)
         if exchange.first_token_seconds is not None:
-            cached = reported if reported is not None else decision.expected_cached_tokens
+            cached = reported if reported is not None else exchange.expected_cached_tokens
             books.rates.observe(
                 exchange.base,
                 seat,
                 streamed=request.stream,
                 uncached_tokens=max(0, prompt.total_tokens - cached),
                 ttft_seconds=exchange.first_token_seconds - exchange.sent_seconds,
-                predicted_queue_seconds=decision.queue_seconds,
+                predicted_queue_seconds=exchange.queue_seconds,
             )
         return verdict
 
@@ -229,7 +233,7 @@ class Account:
         assert decision is not None
         assert prompt is not None
         metrics.prompt_tokens.add(exchange.model, count=prompt.total_tokens)
-        metrics.predicted.add(exchange.model, count=decision.predicted_cached_tokens)
+        metrics.predicted.add(exchange.model, count=exchange.predicted_cached_tokens)
         if reported_tokens is not None:
             metrics.reported.add(exchange.model, count=reported_tokens)
         if verdict.cause is not None:

@@ -1,7 +1,8 @@
 """The client's side of one exchange: its body in, our answer out, and the news that it hung up.
 
 A hang-up is noticed by one watcher task per exchange, which cancels the exchange's own task: whatever that task waits
-for (a place, a token count, an upstream chunk) ends at once, and its `finally` blocks give everything back (R 2.1).
+for (a place, a token count, an upstream chunk) ends at once, and its `finally` blocks give everything back (R 2.1). It
+begins to watch after some milliseconds only: most small answers are gone by then, and a timer costs less than a task.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 BODY_SECONDS = 60.0  # to send a whole body; slower is an attack or a dead peer
+WATCH_AFTER_SECONDS = 0.02  # of the 100 ms in which a hang-up has to reach the replica
 
 
 class Gone(Exception):
@@ -39,6 +41,7 @@ class Client:
         self._receive = receive
         self._send = send
         self._task: asyncio.Task[object] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None] | None = None
 
     async def body(self, limit_bytes: int) -> bytes:
@@ -69,18 +72,23 @@ class Client:
 
     async def __aenter__(self) -> Client:
         self._task = asyncio.current_task()
-        # A bare task, owned here: a TaskGroup per request costs more than the relay of a small answer.
-        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_SECONDS, self._begin_to_watch)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> bool:
+        if self._timer is not None:
+            self._timer.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
         if kind is asyncio.CancelledError and self.gone and self._task is not None:
             return self._task.uncancel() == 0  # our own cancellation ends here; anyone else's goes on
         return False
+
+    def _begin_to_watch(self) -> None:
+        # A bare task, owned here: a TaskGroup per request costs more than the relay of a small answer.
+        self._watcher = asyncio.get_running_loop().create_task(self._watch())
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import msgspec
 
 from router.errors import HomingError
 from router.events.adopt import Sent
@@ -21,8 +21,7 @@ from router.prompt.request import Endpoint, InferenceRequest
 UNKNOWN_MODEL = "unknown"  # the metric label until the name is known to be one of ours (R 6.3)
 
 
-@dataclass(slots=True)
-class Exchange:
+class Exchange(msgspec.Struct):
     """Changed by serve, dispatch and account only, in the order of the journey."""
 
     id: str
@@ -38,7 +37,7 @@ class Exchange:
     prompt: Prompt | None = None
     token_source: str | None = None
     session_key: str | None = None
-    attempts: list[Tried] = field(default_factory=list)
+    attempts: list[Tried] = msgspec.field(default_factory=list)
     # Of the attempt under way, or the last one.
     decision: Decision | None = None
     lease: LeaseId | None = None
@@ -47,6 +46,9 @@ class Exchange:
     attempting: bool = False  # an attempt is open that `attempts` does not tell of yet
     sent: Sent | None = None  # what the event side wants back with the report
     stream_trust: Trust = Trust.GUESSED
+    predicted_cached_tokens: int = 0
+    expected_cached_tokens: int = 0
+    queue_seconds: float = 0.0
     sibling: bool = False  # another request there may have filled blocks that no event told of yet
     # The answer.
     status: int | None = None

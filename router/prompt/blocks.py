@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Iterable
+from struct import iter_unpack
 from typing import NewType, TypeAlias
 
 from xxhash import xxh3_64_intdigest, xxh3_128_intdigest
@@ -110,11 +111,12 @@ class BlockHasher:
         return hashes
 
 
-def _chain(tokens: bytes, parent: int, block_bytes: int) -> BlockHashes:
+def _chain(tokens: bytes | memoryview, parent: int, block_bytes: int) -> BlockHashes:
+    """Hashes of whole blocks: `tokens` has no partial one at its end."""
     digest = xxh3_64_intdigest
-    hashes = array("Q")
+    hashes: list[int] = []
     append = hashes.append
-    for start in range(0, len(tokens), block_bytes):
-        parent = digest(tokens[start : start + block_bytes], seed=parent)
+    for (block,) in iter_unpack(f"{block_bytes}s", tokens):
+        parent = digest(block, parent)
         append(parent)
-    return hashes
+    return array("Q", hashes)

@@ -70,6 +70,7 @@ class PromptReader:
         self._hash_seed = hash_seed
         self._executor = executor
         self._waiting = 0
+        self._roots: dict[tuple[str, str | None], int] = {}  # of prompts without a salt
 
     @property
     def kind(self) -> SourceKind:
@@ -84,7 +85,7 @@ class PromptReader:
         self, request: InferenceRequest, *, block_sizes: frozenset[int], adapter: str | None, base: str
     ) -> Prompt:
         """The prompt of a request to `base` (with `adapter`), hashed for each block size in tokens."""
-        root = root_hash(self._hash_seed, base, adapter, request.cache_salt)
+        root = self._root(base, adapter, request.cache_salt)
         read: Tokenized | Unpredicted | None = _beyond_reading(request)
         if read is None:
             kind = self.kind
@@ -102,6 +103,14 @@ class PromptReader:
             if kind is SourceKind.ENGINE and self._engine is not None:
                 read = await self._engine.read(request)
         return self._finish(read, request, root, block_sizes)
+
+    def _root(self, base: str, adapter: str | None, salt: str | None) -> int:
+        if salt is not None:
+            return root_hash(self._hash_seed, base, adapter, salt)
+        root = self._roots.get((base, adapter))  # bounded by the names served
+        if root is None:
+            root = self._roots[base, adapter] = root_hash(self._hash_seed, base, adapter)
+        return root
 
     async def _run(self, seconds: float, work: Callable[[], T]) -> T | None:
         """Do `work` here or in the pool, by its estimate; None when the pool has more waiting than it should."""
