@@ -61,6 +61,7 @@ async def listening(application: Any, on: socket.socket, drain_seconds: float) -
         lifespan="off",
         log_config=None,
         access_log=False,
+        proxy_headers=False,  # nobody here reads the client address
         server_header=False,
         date_header=False,
         timeout_keep_alive=int(KEEP_ALIVE_SECONDS),
