@@ -151,6 +151,7 @@ async def test_a_client_that_hangs_up_in_the_queue_leaves_no_place_taken() -> No
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
+        await one.until(lambda: one.house.admission.waiting == 0)
         await one.order(0, slow=1.0)
         assert (await first).status_code == 200
         assert (await one.ask()).status_code == 200
