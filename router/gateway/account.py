@@ -132,15 +132,16 @@ class Account:
     def tokens(self, exchange: Exchange) -> None:
         """A chunk that carries tokens is on its way to the client."""
         now = self._clock.now()
-        metrics = self._books.metrics
-        if exchange.first_token_seconds is None:
+        if exchange.token_row is not None:
+            self._books.metrics.inter_token.observe(exchange.token_row, now - exchange.last_token_seconds)
+        else:
+            metrics = self._books.metrics
             exchange.first_token_seconds = now
+            exchange.token_row = metrics.inter_token.row(exchange.model)
             metrics.ttft.observe(metrics.ttft.row(exchange.model), now - exchange.arrived_seconds)
             if exchange.lease is not None:
                 self._books.ledger.first_token(exchange.lease)
                 self._books.recent.first_token(exchange.lease, now)
-        else:
-            metrics.inter_token.observe(metrics.inter_token.row(exchange.model), now - exchange.last_token_seconds)
         exchange.last_token_seconds = now
 
     def release(self, exchange: Exchange) -> None:

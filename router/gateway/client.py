@@ -99,14 +99,16 @@ class Client:
         if self._task is not None:
             self._task.cancel()
 
-    async def start(self, status: int, headers: RawHeaders) -> None:
-        self.committed = True
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+    # Plain functions that hand on the server's own awaitable: a frame less for every chunk.
 
-    async def write(self, body: bytes, *, last: bool = False) -> None:
+    def start(self, status: int, headers: RawHeaders) -> Awaitable[None]:
+        self.committed = True
+        return self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    def write(self, body: bytes, *, last: bool = False) -> Awaitable[None]:
         """Waits while the client reads slower than we write."""
         self._finished = last
-        await self._send({"type": "http.response.body", "body": body, "more_body": not last})
+        return self._send({"type": "http.response.body", "body": body, "more_body": not last})
 
     async def answer(self, status: int, headers: RawHeaders, body: bytes) -> None:
         """A whole answer at once."""

@@ -54,6 +54,7 @@ class Exchange(msgspec.Struct):
     status: int | None = None
     first_token_seconds: float | None = None
     last_token_seconds: float = 0.0
+    token_row: list[float] | None = None  # where the times between tokens are counted
     usage: Usage | None = None
     outcome: Outcome | None = None
     fault: HomingError | None = None

@@ -53,7 +53,13 @@ class Response:
         Raises what ended the body (see `failures`), once all bytes before it were returned. Cancelling loses nothing.
         """
         while not self._pieces and self._end is False:  # Framing without content wakes too.
-            await self._wait()
+            if self._waiter is not None:
+                raise RuntimeError("a response has one reader")
+            waiter = self._waiter = self._loop.create_future()  # as `_wait`, a frame less for every chunk
+            try:
+                await waiter
+            finally:
+                self._waiter = None
         return self._take()
 
     def try_chunk(self) -> bytes | None:
