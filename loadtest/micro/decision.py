@@ -41,13 +41,19 @@ class DecisionCost:
 
 
 class _Exact:
-    """Every replica is believed."""
+    """Every replica is believed; told from columns, as the real one does."""
+
+    def __init__(self, replicas: int) -> None:
+        self._trust = np.full(replicas, Trust.EXACT, dtype=np.int64)
+        self._belief = np.ones(replicas)
 
     def effective(self, seats: IntArray) -> IntArray:
-        return np.full(len(seats), Trust.EXACT, dtype=np.int64)
+        trust: IntArray = self._trust[seats]
+        return trust
 
     def belief(self, seats: IntArray) -> FloatArray:
-        return np.ones(len(seats))
+        belief: FloatArray = self._belief[seats]
+        return belief
 
 
 def decision_cost(replicas: int, distinct_depths: int, policy: str, decisions: int, seed: int) -> DecisionCost:
@@ -71,7 +77,7 @@ def decision_cost(replicas: int, distinct_depths: int, policy: str, decisions: i
         ledger=ledger,
         rates=Rates(),
         index=index,
-        trusts=_Exact(),
+        trusts=_Exact(replicas),
         sessions=Sessions(),
         rng=Random(seed),
     )

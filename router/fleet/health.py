@@ -84,6 +84,7 @@ class Health:
     def __init__(self, limits: BreakerLimits = DEFAULT_LIMITS) -> None:
         self._limits = limits
         self._breakers: list[_Breaker] = []
+        self.calm = True  # every present replica is allowed, now and until something happens
         # The whole answer in one column: a seat is allowed from this moment on. ALWAYS when closed, NEVER when absent.
         self._allowed_from: FloatArray = np.full(0, NEVER)
 
@@ -229,3 +230,4 @@ class Health:
             self._allowed_from[seat] = NEVER
         else:
             self._allowed_from[seat] = breaker.retry_at_seconds if breaker.opened else ALWAYS
+        self.calm = all(self._allowed_from[at] == ALWAYS for at, one in enumerate(self._breakers) if one.present)

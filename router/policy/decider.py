@@ -54,6 +54,8 @@ class _Fleet:
     block_sizes: tuple[int | None, ...]
     columns: tuple[_Column, ...]
     no_tokens: IntArray  # zeros
+    everyone: BoolArray  # all true
+    every_row: IntArray
 
 
 class Decider:
@@ -94,10 +96,14 @@ class Decider:
         seats = fleet.seats
         self._ledger.advance(now_seconds)
         open_requests = self._ledger.open_requests[seats]
-        allowed = self._allowed(ask, seats, open_requests, now_seconds)
-        rows = allowed.nonzero()[0]
-        if not len(rows):
-            raise self._refusal(ask, seats, now_seconds)
+        cap = self._max_in_flight
+        if self._health.calm and not ask.exclude and (cap is None or len(self._ledger) < cap) and fleet.ids:
+            allowed, rows = fleet.everyone, fleet.every_row
+        else:
+            allowed = self._allowed(ask, seats, open_requests, now_seconds)
+            rows = allowed.nonzero()[0]
+            if not len(rows):
+                raise self._refusal(ask, seats, now_seconds)
         held, slower, expected = self._matched(ask, fleet)
         session_key = ask.session_key
         candidates = Candidates(
@@ -184,7 +190,8 @@ class Decider:
             match = self._index.match(hashes, column.seats)
             if len(column.rows) == len(fleet.ids):
                 held = match.held * size
-                return held, match.slower * size, held if match.expected is match.held else match.expected * size
+                slower = match.slower * size if match.slower.flags.writeable else fleet.no_tokens  # shared: zeros
+                return held, slower, held if match.expected is match.held else match.expected * size
             if held is fleet.no_tokens:
                 held, slower, expected = held.copy(), held.copy(), held.copy()
             held[column.rows] = match.held * size
@@ -201,5 +208,18 @@ def _fleet_of(roster: Roster, model: str) -> _Fleet:
         rows = np.array([row for row, of_row in enumerate(block_sizes) if of_row == size], dtype=np.int64)
         columns.append(_Column(size, rows, seats[rows]))
     no_tokens = np.zeros(len(seats), dtype=np.int64)
-    no_tokens.setflags(write=False)
-    return _Fleet(roster.served(model).base, seats, ids, id_keys(ids), block_sizes, tuple(columns), no_tokens)
+    everyone = np.ones(len(seats), dtype=np.bool_)
+    every_row = np.arange(len(seats), dtype=np.int64)
+    for shared in (no_tokens, everyone, every_row):
+        shared.setflags(write=False)
+    return _Fleet(
+        base=roster.served(model).base,
+        seats=seats,
+        ids=ids,
+        id_keys=id_keys(ids),
+        block_sizes=block_sizes,
+        columns=tuple(columns),
+        no_tokens=no_tokens,
+        everyone=everyone,
+        every_row=every_row,
+    )

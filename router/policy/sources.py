@@ -21,13 +21,16 @@ class Roster(Protocol):
 
 
 class Health(Protocol):
+    @property
+    def calm(self) -> bool: ...  # every present replica is allowed
     def allowed(self, seats: IntArray, now_seconds: float) -> BoolArray: ...
     def retry_after_seconds(self, seats: IntArray, now_seconds: float) -> float: ...
 
 
 class Ledger(Protocol):
-    """Columns by seat, at least as long as the highest seat."""
+    """Columns by seat, at least as long as the highest seat. Its length is the number of open requests."""
 
+    def __len__(self) -> int: ...
     @property
     def queued_tokens(self) -> IntArray: ...
     @property
