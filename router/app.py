@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
+import signal
 import sys
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -89,7 +91,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
     guessed, accuracy = Guessed(index), Accuracy()
     ingest = Ingest(index, hash_seed=config.tokens.hash_seed)
     receipts, journal, lag = Receipts(), Journal(log, log_line), LoopLag()
-    credentials = Credentials(config.api_keys(), config.replica_api_key())
+    credentials = Credentials(config.auth.api_keys(), config.auth.replica_api_key())
     upstreams: dict[Seat, Upstream] = {}
 
     def trust_changed(seat: Seat, before: Trust, now: Trust) -> None:
@@ -106,7 +108,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
         index=index,
         trusts=trust,
         sessions=sessions,
-        rng=random.Random(config.seed),
+        rng=random.Random(config.seed),  # None: seeded by the system, so that no two routers draw alike
         max_in_flight=per_replica,
     )
     admission = Admission(
@@ -137,10 +139,18 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
         clock,
     )
     replica_headers = _authorization(credentials)
+
+    def _caught_up(seat: Seat) -> bool:
+        """It told what it is, and where it publishes events we hear them; or it is ill, and not worth waiting for."""
+        known = keeper.kept[seat]
+        if known.silence is not None:
+            return True
+        return known.told and (known.subscription is None or trust.of(seat) >= Trust.CATCHING_UP)
+
     readiness = Readiness(
         clock,
         lambda: health.any_healthy(clock.now()),
-        lambda: all(trust.of(seat) is not Trust.LOAD_ONLY for seat in roster.present()),
+        lambda: all(_caught_up(seat) for seat in roster.present()),
     )
     with (
         ThreadPoolExecutor(READING_THREADS, thread_name_prefix="reading") as executor,
@@ -252,15 +262,27 @@ async def serve(config: Config, *, log: IO[bytes] | None, say: Say | None = None
     """Serve until SIGINT or SIGTERM, then drain."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for signal_number in (2, 15):
-        loop.add_signal_handler(signal_number, stop.set)
+    told: list[signal.Signals] = []
+
+    def on_signal(which: signal.Signals) -> None:
+        if told:  # a second one: somebody is in a hurry
+            os._exit(130)
+        told.append(which)
+        stop.set()
+
+    for which in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(which, on_signal, which)
     tell = say or (lambda line: print(line, file=sys.stderr, flush=True))
     async with running(config, log=log, say=tell) as house:
         tell(f"Homing listens on {house.url}, policy {config.policy}; metrics and /homing/* on {house.admin_url}")
         collector = asyncio.ensure_future(keep_out_of_the_way())
         await stop.wait()
+        house.readiness.draining = True
+        if told == [signal.SIGTERM]:
+            # Whoever balances before us sees it at /ready and sends elsewhere; until then we go on serving.
+            await asyncio.sleep(config.limits.notice_seconds)
         collector.cancel()
-        tell("stopping: open requests may end, new ones are refused")
+        tell("stopping: open requests may end, new ones are refused; a second signal ends at once")
 
 
 async def _keep_house(house: House, clock: Clock) -> None:

@@ -23,6 +23,8 @@ from router.explain import show
 from router.policy import load
 from router.sim import server as sim_server
 
+EXPLAIN_WIDTH = 140  # a candidate a line, whatever the terminal
+
 SERVE_HELP = """Serve one OpenAI-compatible endpoint in front of your replicas.
 
 \b
@@ -81,12 +83,13 @@ def serve(
 def check(config_file: Path) -> None:
     """Check a configuration file and the policy it names; every fault at once, exit status 1 if any."""
     faults: list[str] = []
+    settings = config.Config.model_construct()
     try:
         settings = config.read(config_file, {})
     except ConfigError as fault:
-        raise click.ClickException(fault.message) from None
+        faults.extend(fault.faults)
     try:
-        load.load(settings.policy)
+        load.load(settings.policy if not faults else config.named_policy(config_file))
     except ConfigError as fault:
         faults.extend(fault.faults)
     if faults:
@@ -128,7 +131,8 @@ def explain(request_id: str, admin: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(receipt, indent=2))
         return
-    show(receipt, Console())
+    console = Console()
+    show(receipt, console if console.width >= EXPLAIN_WIDTH else Console(width=EXPLAIN_WIDTH))
 
 
 @main.command(add_help_option=False, context_settings={"ignore_unknown_options": True})

@@ -6,6 +6,7 @@ file, the key and what to do. Nobody else reads files of settings or the environ
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 from collections.abc import Mapping
@@ -40,6 +41,8 @@ def _http_url(value: str) -> str:
     parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{value!r} is not an address; write http://HOST:PORT")
+    if parts.username or parts.password:
+        raise ValueError(f"{value!r} has a user or password; name the key's variable in auth.replica_api_key_env")
     if parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ValueError(f"{value!r} has a path; give only http://HOST:PORT, Homing adds /v1/... itself")
     return value.rstrip("/")
@@ -72,7 +75,6 @@ class Listen(_Section):
 class ReplicaSettings(_Section):
     url: HttpUrl
     id: str | None = None  # default HOST:PORT
-    labels: dict[str, str] = {}
     events: ZmqEndpoint | None = None  # default: ask the replica
     replay: ZmqEndpoint | None = None
     topic: str = ""
@@ -106,6 +108,8 @@ class Limits(_Section):
     max_in_flight_per_replica: Annotated[int, Field(gt=0)] = 1_024  # engines queue well; this guards against the absurd
     queue_length: Annotated[int, Field(ge=0)] = 1_000
     queue_wait_seconds: Seconds = 30.0
+    # After SIGTERM, how long /ready says no while requests are still taken: a load balancer's probe interval and more.
+    notice_seconds: Annotated[float, Field(ge=0)] = 5.0
     drain_seconds: Seconds = 30.0  # how long a stop waits for open streams
 
 
@@ -138,6 +142,17 @@ class Auth(_Section):
     api_keys_file: Path | None = None  # one key a line; absent: the endpoint is open
     replica_api_key_env: str | None = None  # the variable that holds the key replicas want
 
+    def api_keys(self) -> frozenset[str] | None:
+        """The keys clients may use; None when the endpoint is open."""
+        if self.api_keys_file is None:
+            return None
+        lines = self.api_keys_file.read_text().splitlines()
+        return frozenset(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+
+    def replica_api_key(self) -> str | None:
+        """The key sent to replicas, from the environment."""
+        return os.environ.get(self.replica_api_key_env) if self.replica_api_key_env else None
+
 
 class IndexSettings(_Section):
     budget_megabytes: Annotated[int, Field(gt=0)] = 4096  # about 14 million (block, replica) pairs
@@ -159,7 +174,7 @@ class Config(_Section):
     auth: Auth = Auth()
     index: IndexSettings = IndexSettings()
     usage_probe: UsageProbe = UsageProbe.ALWAYS
-    seed: int = 0  # of every random choice: the same seed gives the same decisions
+    seed: int | None = None  # of every random choice: a number gives the same decisions again
 
     @model_validator(mode="after")
     def _whole(self) -> Config:
@@ -170,17 +185,6 @@ class Config(_Section):
         if twice:
             raise ValueError(f"replicas named twice: {', '.join(twice)}; give each its own id")
         return self
-
-    def replica_api_key(self) -> str | None:
-        """The key sent to replicas, from the environment."""
-        return os.environ.get(self.auth.replica_api_key_env) if self.auth.replica_api_key_env else None
-
-    def api_keys(self) -> frozenset[str] | None:
-        """The keys clients may use; None when the endpoint is open."""
-        if self.auth.api_keys_file is None:
-            return None
-        lines = self.auth.api_keys_file.read_text().splitlines()
-        return frozenset(line.strip() for line in lines if line.strip() and not line.startswith("#"))
 
 
 def read(path: Path | None, overrides: Mapping[str, Any]) -> Config:  # Any: values are checked by the model below
@@ -195,6 +199,8 @@ def read(path: Path | None, overrides: Mapping[str, Any]) -> Config:  # Any: val
             loaded = yaml.safe_load(path.read_text())
         except OSError as fault:
             raise ConfigError([f"{path}: cannot be read: {fault.strerror}. Give the path of a homing.yaml."]) from fault
+        except UnicodeDecodeError as fault:
+            raise ConfigError([f"{path}: is not UTF-8 text: {fault.reason} at byte {fault.start}."]) from fault
         except yaml.YAMLError as fault:
             raise ConfigError([f"{path}: not YAML: {' '.join(str(fault).split())}"]) from fault
         if not isinstance(loaded, dict):
@@ -203,23 +209,40 @@ def read(path: Path | None, overrides: Mapping[str, Any]) -> Config:  # Any: val
     for key, value in overrides.items():
         below = settings.get(key)
         settings[key] = {**below, **value} if isinstance(below, dict) and isinstance(value, dict) else value
+    faults: list[str] = []
+    auth = Auth()
+    with contextlib.suppress(ValidationError):  # told below
+        auth = Auth.model_validate(settings.get("auth") or {})
+        faults += _outside_faults(source, auth)
     try:
         config = Config.model_validate(settings)
     except ValidationError as fault:
-        raise ConfigError([_told(source, error) for error in fault.errors()]) from None
-    faults = _outside_faults(source, config)
+        raise ConfigError([*(_told(source, error) for error in fault.errors()), *faults]) from None
     if faults:
         raise ConfigError(faults)
     return config
 
 
-def _outside_faults(source: str, config: Config) -> list[str]:
+def named_policy(path: Path) -> str:
+    """The policy a file names, whatever else is wrong with it; the default where it names none."""
+    with contextlib.suppress(OSError, UnicodeDecodeError, yaml.YAMLError):
+        loaded = yaml.safe_load(path.read_text())
+        named = loaded.get("policy") if isinstance(loaded, dict) else None
+        if isinstance(named, str):
+            return named
+    return str(Config.model_fields["policy"].default)
+
+
+def _outside_faults(source: str, auth: Auth) -> list[str]:
     """What only the machine can tell: files and variables the configuration names."""
     faults = []
-    keys = config.auth.api_keys_file
-    if keys is not None and not keys.is_file():
-        faults.append(f"{source}: auth.api_keys_file: {keys} is not a file. Write one key a line.")
-    variable = config.auth.replica_api_key_env
+    keys = auth.api_keys_file
+    if keys is not None:
+        try:
+            auth.api_keys()
+        except (OSError, UnicodeDecodeError) as fault:
+            faults.append(f"{source}: auth.api_keys_file: {keys} cannot be read ({fault}). Write one key a line.")
+    variable = auth.replica_api_key_env
     if variable and not os.environ.get(variable):
         faults.append(f"{source}: auth.replica_api_key_env: the environment has no {variable}. Export it.")
     return faults

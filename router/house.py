@@ -97,7 +97,7 @@ def replica_entry(house: House, seat: Seat, clock: Clock) -> Mapping[str, object
         "cache_blocks": facts.cache_blocks,
         "held_blocks": house.index.held_blocks(seat),
         "events": kept.subscription.address.endpoint if kept.subscription is not None else None,
-        "remarks": list(kept.remarks),
+        "remarks": [*kept.remarks, *([kept.deaf] if kept.deaf else [])],
         "judged": int(house.accuracy.judged[seat]),
         "exact": int(house.accuracy.exact[seat]),
         "open_requests": int(house.ledger.open_requests[seat]),

@@ -7,6 +7,7 @@ requests.
 from __future__ import annotations
 
 import asyncio
+import ssl
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,7 +33,6 @@ from router.gateway.http1 import Timeouts
 from router.gateway.trust import EffectiveTrust
 from router.gateway.upstream import Upstream
 from router.index.accuracy import Accuracy
-from router.index.base import Trust
 from router.index.guessed import Guessed
 from router.metrics import Metrics
 
@@ -49,6 +49,7 @@ class Kept:
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     subscription: Subscription | None = None
     remarks: tuple[str, ...] = ()
+    deaf: str | None = None  # why its events cannot be heard
     silence: str | None = None  # why the last probe failed
     told: bool = False  # its start-up line has been printed
 
@@ -111,7 +112,9 @@ class Keeper:
         rooms.guessed.guess(seat, self._config.index.guessed_cache_blocks)
         timeouts = self._config.timeouts
         rooms.upstreams[seat] = Upstream(
-            replica.url, timeouts=Timeouts(timeouts.connect_seconds, timeouts.first_byte_seconds, timeouts.idle_seconds)
+            replica.url,
+            timeouts=Timeouts(timeouts.connect_seconds, timeouts.first_byte_seconds, timeouts.idle_seconds),
+            tls=ssl.create_default_context() if replica.url.startswith("https:") else None,
         )
         probe = Probe(
             seat,
@@ -220,8 +223,8 @@ class Keeper:
             try:
                 await subscription.run()
             except zmq.ZMQError as fault:
-                kept.remarks += (f"KV events at {endpoint} cannot be heard: {fault}",)
-                self._say(f"{kept.replica.id}: {kept.remarks[-1]}")
+                kept.deaf = f"KV events at {endpoint} cannot be heard: {fault}"
+                self._say(f"{kept.replica.id}: {kept.deaf}")
                 return
             except Exception:  # a fault of ours: told, and the story begun anew from the replay
                 traceback.print_exc()
@@ -240,6 +243,3 @@ class Keeper:
         if address is not None and address.replay is None:
             heard += ", no replay"
         return "; ".join((f"{kept.replica.id}: {names}", block, heard, *kept.remarks))
-
-    def trust_changed(self, seat: Seat, before: Trust, now: Trust) -> None:
-        self._say(f"{self.kept[seat].replica.id}: trust {before.name} -> {now.name}")

@@ -74,9 +74,6 @@ class Histogram:
         row[bisect_left(self.buckets, seconds)] += 1
         row[-1] += seconds
 
-    def forget(self, value: str) -> None:
-        self._rows.pop(value, None)
-
     def family(self) -> HistogramMetricFamily:
         family = HistogramMetricFamily(self.name, self.documentation, labels=[self.label])
         for value, row in self._rows.items():

@@ -6,6 +6,7 @@ Until that is done the engine itself is asked, so no request waits for it.
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 
@@ -60,6 +61,7 @@ class Proving:
         self._headers = [*JSON, *credentials]
         self._say = say
         self._hasher = BlockHasher(config.tokens.cache_megabytes * 2**20 // 4)
+        self._asked = 0
         self._proving: dict[str, asyncio.Task[None]] = {}
 
     def model_found(self, model: ServedModel, _seat: Seat) -> None:
@@ -81,6 +83,13 @@ class Proving:
         )
 
     async def _prove(self, model: ServedModel) -> None:
+        try:
+            await self._find_and_compare(model)
+        except Exception as bug:  # a strange tokenizer file must not end the house; the engine is asked meanwhile
+            traceback.print_exc()
+            self._say(f"{model.base}: its tokenizer cannot be used ({bug!r}); tokens from the engine")
+
+    async def _find_and_compare(self, model: ServedModel) -> None:
         source = self._config.tokens.source
         if source is TokenSetting.NONE:
             self._readers.put(model.base, self.reader(None, None))
@@ -136,7 +145,8 @@ class Proving:
         healthy = seats[self._health.allowed(seats, self._clock.now())]
         if not len(healthy):
             raise NoReplica(f"no healthy replica of {model} to ask for tokens")
-        upstream = self._upstreams[Seat(int(healthy[0]))]
+        self._asked += 1  # in turn: one replica must not read the prompts of all
+        upstream = self._upstreams[Seat(int(healthy[self._asked % len(healthy)]))]
         with await upstream.request("POST", self._tokenize_path, self._headers, (body,)) as response:
             answer = await response.read()
         if response.status == 200:

@@ -46,6 +46,14 @@ def test_a_wrong_file_and_a_wrong_policy_are_told_without_a_traceback(tmp_path: 
     assert "Traceback" not in told.output
 
 
+def test_check_tells_the_faults_of_file_policy_and_keys_together(tmp_path: Path) -> None:
+    path = tmp_path / "homing.yaml"
+    path.write_text("replicas: [{url: nowhere}]\npolicy: cash_aware\nauth: {api_keys_file: missing.txt}")
+    told = homing("check", str(path)).output
+    for hint in ("replicas.0.url", "cache_aware", "missing.txt"):
+        assert hint in told
+
+
 def test_serve_without_replicas_says_what_to_pass() -> None:
     told = homing("serve")
     assert told.exit_code == 1

@@ -70,7 +70,7 @@ listen: {port: 99999}
         ("policy: random", "replicas is empty"),
         ("replicas: [{url: 'http://a:1'}, {url: 'http://a:1'}]", "named twice"),
         ("replicas: [{url: 'http://a:1'}]\nauth: {replica_api_key_env: HOMING_NOT_SET}", "Export it"),
-        ("replicas: [{url: 'http://a:1'}]\nauth: {api_keys_file: nowhere.txt}", "one key a line"),
+        ("replicas: [{url: 'http://a:1'}]\nauth: {api_keys_file: nowhere.txt}", "One key a line|one key a line"),
     ],
 )
 def test_what_cannot_be_used_is_told_with_what_to_do(tmp_path: Path, text: str, hint: str) -> None:
@@ -94,5 +94,5 @@ def test_keys_come_from_the_file_and_the_environment(tmp_path: Path, monkeypatch
             "auth": {"api_keys_file": str(keys), "replica_api_key_env": "REPLICA_KEY"},
         },
     )
-    assert read.api_keys() == frozenset(("one", "two"))
-    assert read.replica_api_key() == "secret"
+    assert read.auth.api_keys() == frozenset(("one", "two"))
+    assert read.auth.replica_api_key() == "secret"

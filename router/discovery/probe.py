@@ -90,8 +90,10 @@ class Probe:
             return
         self._listener.well(self._seat, self._clock.now() - asked)
         if self._rounds_to_learning <= 0:
-            self._rounds_to_learning = LEARN_EVERY_ROUNDS
-            self._listener.learned(self._seat, *await self._learn())
+            facts, remarks = await self._learn()
+            if facts.models:  # else it answered health alone: ask again next time
+                self._rounds_to_learning = LEARN_EVERY_ROUNDS
+            self._listener.learned(self._seat, facts, remarks)
         self._rounds_to_learning -= 1
 
     def _ill(self, why: str, *, refused: bool) -> None:

@@ -14,7 +14,6 @@ def replicas(settings: Sequence[ReplicaSettings]) -> tuple[Replica, ...]:
         Replica(
             id=ReplicaId(one.name),
             url=one.url,
-            labels=one.labels,
             events=EventAddress(one.events, one.replay, one.topic) if one.events else None,
         )
         for one in settings

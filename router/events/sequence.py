@@ -26,11 +26,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
 
+from router.fleet.roster import SAME_START_SECONDS
+
 # Fingerprints kept to tell a copy of a known batch from another process's batch under the same number. More than a
 # stream can overlap with its replay: what the edge lets wait while replaying.
 REMEMBERED_BATCHES = 4096
 # Recomputed from /proc at each scrape, so it wobbles with the clock's adjustment; two processes never start so close.
-START_TIME_TOLERANCE_SECONDS = 2.0
+START_TIME_TOLERANCE_SECONDS = SAME_START_SECONDS
 
 
 class Cause(Enum):

@@ -34,6 +34,8 @@ from router.fleet.replica import BoolArray, FloatArray, IntArray, Seat
 ALWAYS = -math.inf
 NEVER = math.inf
 
+PROBED_AGAIN_SECONDS = 2.0
+
 
 class State(Enum):
     """The breaker's state; the values are the names in metrics."""
@@ -109,13 +111,15 @@ class Health:
         answer: BoolArray = self._allowed_from[seats] <= now_seconds
         return answer
 
-    def admit(self, seat: Seat, now_seconds: float) -> None:
-        """A request is about to be sent there. In HALF_OPEN it takes the one place there is."""
+    def admit(self, seat: Seat, now_seconds: float) -> bool:
+        """A request is about to be sent there. In HALF_OPEN it takes the one place there is: whether it did."""
         breaker = self._breakers[seat]
-        if breaker.opened and now_seconds >= breaker.retry_at_seconds:
-            breaker.trial_out = True
-            breaker.retry_at_seconds = now_seconds + self._limits.trial_seconds
-            self._settle(seat)
+        if not breaker.opened or now_seconds < breaker.retry_at_seconds:
+            return False
+        breaker.trial_out = True
+        breaker.retry_at_seconds = now_seconds + self._limits.trial_seconds
+        self._settle(seat)
+        return True
 
     def succeeded(self, seat: Seat, now_seconds: float) -> None:
         """The replica answered a request: its first body byte came, or a 4xx other than 429."""
@@ -144,10 +148,13 @@ class Health:
         if breaker.failures_in_a_row >= self._limits.consecutive_failures or self._fails_too_often(breaker):
             self._open(seat, now_seconds)
 
-    def abandoned(self, seat: Seat, now_seconds: float) -> None:
-        """A request ended and says nothing about the replica: the client hung up, or it answered 429."""
+    def abandoned(self, seat: Seat, now_seconds: float, *, trial: bool = True) -> None:
+        """A request ended and says nothing about the replica: the client hung up, or it answered 429.
+
+        `trial`: what `admit` said of it. Only the trial itself gives its place to the next request.
+        """
         breaker = self._breakers[seat]
-        if breaker.opened and breaker.trial_out:
+        if trial and breaker.opened and breaker.trial_out:
             breaker.trial_out = False
             breaker.retry_at_seconds = now_seconds
             self._settle(seat)
@@ -193,6 +200,8 @@ class Health:
     def retry_after_seconds(self, seats: IntArray, now_seconds: float) -> float:
         """How long until one of the seats may be tried again, from one second to the longest back-off: for a 503."""
         soonest = float(np.min(self._allowed_from[seats], initial=NEVER)) - now_seconds
+        if soonest == NEVER:
+            return PROBED_AGAIN_SECONDS  # the next probe may find one well
         return min(max(soonest, 1.0), self._limits.longest_open_seconds)
 
     def _fails_too_often(self, breaker: _Breaker) -> bool:

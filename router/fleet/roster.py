@@ -26,7 +26,7 @@ T = TypeVar("T")
 NOTHING_TOLD = Facts()
 
 # Two readings of one process's start differ by clock rounding at most; a restart takes longer than this.
-SAME_START_SECONDS = 1.0
+SAME_START_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,10 @@ class Gone(Exception):
 class Client:
     """One HTTP exchange as ASGI hands it over. Use as `async with`: inside, a hang-up cancels the current task."""
 
-    def __init__(self, headers: RawHeaders, receive: Receive, send: Send) -> None:
+    def __init__(
+        self, headers: RawHeaders, receive: Receive, send: Send, *, body_seconds: float = BODY_SECONDS
+    ) -> None:
+        self._body_seconds = body_seconds
         self.headers = headers
         self.gone = False
         self.committed = False  # the status line has left
@@ -46,28 +49,24 @@ class Client:
 
     async def body(self, limit_bytes: int) -> bytes:
         """The whole body. Raises BodyTooLarge, BadRequest when it comes too slowly, Gone when it never comes."""
-        message = await self._receive()
-        first: bytes = message.get("body", b"")
-        if message["type"] == "http.disconnect":
-            raise Gone
-        if len(first) > limit_bytes:
-            raise _too_large(limit_bytes)
-        if not message.get("more_body"):
-            return first
-        chunks, size = [first], len(first)
+        chunks: list[bytes] = []
+        size, more = 0, True
         try:
-            async with asyncio.timeout(BODY_SECONDS):
-                while message.get("more_body"):
+            async with asyncio.timeout(self._body_seconds):
+                while more:
                     message = await self._receive()
                     if message["type"] == "http.disconnect":
                         raise Gone
-                    chunk = message.get("body", b"")
+                    chunk: bytes = message.get("body", b"")
+                    more = message.get("more_body", False)
                     size += len(chunk)
                     if size > limit_bytes:
                         raise _too_large(limit_bytes)
+                    if not more and not chunks:
+                        return chunk
                     chunks.append(chunk)
         except TimeoutError as late:
-            raise BadRequest(f"The body did not arrive within {BODY_SECONDS:.0f} s.", code="slow_body") from late
+            raise BadRequest(f"The body did not arrive within {self._body_seconds:g} s.", code="slow_body") from late
         return b"".join(chunks)
 
     async def __aenter__(self) -> Client:

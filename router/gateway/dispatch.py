@@ -71,11 +71,11 @@ class RetryBudget:
     def earn(self) -> None:
         self.left = min(RETRY_RESERVE, self.left + RETRY_SHARE)
 
-    def spend(self) -> bool:
-        if self.left < 1:
-            return False
+    def allows(self) -> bool:
+        return self.left >= 1
+
+    def spend(self) -> None:
         self.left -= 1
-        return True
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
@@ -120,6 +120,7 @@ class Dispatch:
         tried: list[Seat] = []
         kept: Answer | UpstreamError | None = None
         doubted: Seat | None = None
+        meaning = Verdict.PASS
         while True:
             try:
                 seat = self._place(exchange, place, tried)
@@ -129,6 +130,9 @@ class Dispatch:
                 return self._given(kept)
             if isinstance(kept, Answer):
                 kept.response.abort()
+            if tried:
+                self._budget.spend()
+                self._account.retried(exchange, meaning.value)
             tried.append(seat)
             end = await self._attempt(exchange, seat, headers, body)
             meaning = verdict(end)
@@ -137,20 +141,19 @@ class Dispatch:
                     self._health.failed(doubted, self._clock.now())
                 self._health.succeeded(seat, self._clock.now())
                 return self._given(end)
-            self._tell(seat, meaning)
-            if meaning is Verdict.FATAL or len(tried) >= MAX_ATTEMPTS or not self._budget.spend():
+            self._tell(exchange, seat, meaning)
+            if meaning is Verdict.FATAL or len(tried) >= MAX_ATTEMPTS or not self._budget.allows():
                 return self._given(end)
             doubted = seat if meaning is Verdict.DOUBTFUL else None
             kept = end
             self._admission.nudge()  # the failed attempt's room
-            self._account.retried(exchange, meaning.value)
 
     def _place(self, exchange: Exchange, place: Place, tried: Sequence[Seat]) -> Seat:
         """Decide, and charge the ledger before anything is awaited: requests deciding now must see each other."""
         now = self._clock.now()
         decision = self._decider.decide(exchange.ask(frozenset(tried)), now)
         self._decision_times.observe(self._decision_row, self._clock.now() - now)
-        self._health.admit(decision.seat, now)
+        exchange.trial = self._health.admit(decision.seat, now)
         self._account.open(exchange, decision, now)
         place.started()
         return decision.seat
@@ -171,7 +174,7 @@ class Dispatch:
             self._account.attempt_failed(exchange, str(fault), self._clock.now())
             return fault
         except BaseException:  # hung up, or shutting down: neither good nor bad
-            self._health.abandoned(seat, self._clock.now())
+            self._health.abandoned(seat, self._clock.now(), trial=exchange.trial)
             raise
         answer = Answer(seat, response, chunk)
         if verdict(answer) is not Verdict.PASS:
@@ -182,12 +185,12 @@ class Dispatch:
         """The replica failed after commitment."""
         self._health.failed(answer.seat, self._clock.now())
 
-    def _tell(self, seat: Seat, meaning: Verdict) -> None:
+    def _tell(self, exchange: Exchange, seat: Seat, meaning: Verdict) -> None:
         now = self._clock.now()
         if meaning is Verdict.FAILED:
             self._health.failed(seat, now)
         else:
-            self._health.abandoned(seat, now)
+            self._health.abandoned(seat, now, trial=exchange.trial)
 
     def _given(self, end: Answer | UpstreamError) -> Answer:
         if isinstance(end, UpstreamError):

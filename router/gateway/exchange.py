@@ -43,6 +43,7 @@ class Exchange(msgspec.Struct):
     lease: LeaseId | None = None
     hashes: BlockHashes | None = None  # of the prompt, in the chosen replica's block size
     sent_seconds: float = 0.0
+    trial: bool = False  # it holds a half-open replica's one place
     attempting: bool = False  # an attempt is open that `attempts` does not tell of yet
     sent: Sent | None = None  # what the event side wants back with the report
     stream_trust: Trust = Trust.GUESSED

@@ -56,5 +56,5 @@ class Journal(Generic[T]):
         try:
             self._stream.write(b"".join(msgspec.json.encode(self._line(one)) + b"\n" for one in batch))
             self._stream.flush()
-        except OSError:  # nobody reads our log any more; serving goes on
+        except Exception:  # nobody reads our log any more, or a line cannot be told; serving goes on
             self.dropped += len(batch)

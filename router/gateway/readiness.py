@@ -17,9 +17,12 @@ class Readiness:
         self._started = clock.now()
         self._healthy = healthy
         self._caught_up = caught_up
+        self.draining = False  # set when the process was told to stop: no new traffic, please
 
     def waiting_for(self) -> list[str]:
         """What is still missing; empty: ready."""
+        if self.draining:
+            return ["nothing: this process is stopping"]
         missing = []
         if not self._healthy():
             missing.append("a healthy replica")

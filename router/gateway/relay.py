@@ -7,6 +7,7 @@ be told as a 502 (R 2.1); one too large to keep is passed on as it comes.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import msgspec
@@ -27,6 +28,7 @@ class Relayed(msgspec.Struct, frozen=True, gc=False):
 
     usage: Usage | None = None
     fault: UpstreamError | None = None
+    blamed: bool = True  # whether the fault says that the replica is unwell
 
 
 def is_stream(response: Response) -> bool:
@@ -65,6 +67,11 @@ async def _stream(
             await client.write(passed)
         try:
             chunk = await response.chunk()
+        except asyncio.CancelledError:
+            if not client.gone:  # Homing is stopping, and this stream did not end in time
+                stopping = error_event("Homing stopped before the answer ended.", "server_error", "stopping")
+                await client.write(watch.finish(clean=False) + stopping, last=True)
+            raise
         except UpstreamError as fault:
             kind = "timeout" if isinstance(fault, TimedOut) else "upstream_error"
             message = f"The replica failed in the middle of the answer: {fault}"
@@ -72,6 +79,8 @@ async def _stream(
             await client.write(rest + error_event(message, kind, "upstream_died", mid_event=watch.mid_event), last=True)
             return Relayed(watch.usage, fault)
     await client.write(watch.finish(), last=True)
+    if watch.error_seen:
+        return Relayed(watch.usage, UpstreamError("The replica told of an error in its stream."), blamed=False)
     return Relayed(watch.usage)
 
 

@@ -6,11 +6,12 @@ endpoints that carry prompts bypass it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from router.errors import HomingError, UnknownRoute, WrongMethod
@@ -45,7 +46,7 @@ class Routes:
 
 def control(roster: Roster, readiness: Readiness, credentials: Credentials, started_wall_seconds: float) -> FastAPI:
     """The cold routes of the public port: models, health, readiness."""
-    application = bare_application("Homing")
+    application = bare_application("Homing", HOT)
     add_health(application, readiness)
 
     @application.get("/v1/models")
@@ -82,7 +83,7 @@ def add_health(application: FastAPI, readiness: Readiness) -> None:
         return JSONResponse({"ready": not waiting, "waiting_for": waiting}, status_code=503 if waiting else 200)
 
 
-def bare_application(title: str) -> FastAPI:
+def bare_application(title: str, hot: Iterable[str] = ()) -> FastAPI:
     """A FastAPI application whose own errors have OpenAI's shape too."""
     application = FastAPI(title=title, openapi_url=None, docs_url=None, redoc_url=None)
 
@@ -92,11 +93,10 @@ def bare_application(title: str) -> FastAPI:
 
     @application.exception_handler(HTTPException)
     async def framework(request: Request, fault: HTTPException) -> Response:
+        served = {*hot, *(route.path for route in application.routes if isinstance(route, APIRoute))}
         message = f"{request.method} {request.url.path}: {fault.detail}"
         if fault.status_code == 404:
-            message += (
-                ". Served here: /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/models, /health, /ready."
-            )
+            message += f". Served here: {', '.join(sorted(served))}."
         body = error_body(UnknownRoute(message, code=str(fault.status_code)))
         return Response(body, status_code=fault.status_code, media_type="application/json", headers=fault.headers)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import traceback
 from typing import Any
 
@@ -62,6 +63,7 @@ class Serve:
         client = Client(scope["headers"], receive, send)
         exchange = self._account.arrive(endpoint, client.headers)
         try:
+            self._credentials.check(first(client.headers, b"authorization"))
             body = await client.body(self._body_limit_bytes)
             async with client:
                 await self._journey(client, exchange, body)
@@ -73,6 +75,9 @@ class Serve:
             await client.refuse(fault, self._account.explain_headers(exchange))
         except Gone:
             client.gone = True
+        except asyncio.CancelledError:
+            exchange.fault = InternalError("Homing stopped before the answer ended.")
+            raise
         except Exception as bug:
             # A fault of ours: told to the operator whole, to the client in its protocol's shape.
             traceback.print_exc()
@@ -85,7 +90,6 @@ class Serve:
             self._account.close(exchange, gone=client.gone)
 
     async def _journey(self, client: Client, exchange: Exchange, body: bytes) -> None:
-        self._credentials.check(first(client.headers, b"authorization"))
         request = exchange.request = parse(exchange.endpoint, body)
         served = self._roster.served(request.model)
         exchange.model, exchange.base, exchange.adapter = served.name, served.base, served.adapter
@@ -125,7 +129,8 @@ class Serve:
         exchange.usage = relayed.usage
         if relayed.fault is not None:
             exchange.fault = relayed.fault
-            self._dispatch.died(answer)
+            if relayed.blamed:
+                self._dispatch.died(answer)
 
     def _session(self, client: Client, request: InferenceRequest) -> str | None:
         """R 6.1."""

@@ -32,6 +32,7 @@ class AllBusy(HomingError):
 
     status = 429
     kind = "rate_limit_error"
+    retry_after_seconds = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,10 @@ from router.prompt.request import Endpoint, InferenceRequest
 Tokenize = Callable[[bytes], Awaitable[Sequence[int]]]
 
 
+FAILURES_TO_QUIET = 3  # in a row
+QUIET_SECONDS = 10.0
+
+
 class _Call:
     """A call in flight, and how it ended for those who wait for it."""
 
@@ -36,6 +40,8 @@ class EngineTokens:
         self._timeout_seconds = timeout_seconds
         self._answers: Lru[bytes, TokenIds] = Lru(cache_bytes)
         self._calls: dict[bytes, _Call] = {}
+        self._failures_in_a_row = 0
+        self._quiet_until_seconds = 0.0
 
     async def read(self, request: InferenceRequest) -> Tokenized | Unpredicted:
         """The request's prompts as the engine reads them. A batch is asked for by its longest text, the rest estimated.
@@ -69,6 +75,8 @@ class EngineTokens:
                 return answer
             call = self._calls.get(key)
             if call is None:
+                if asyncio.get_running_loop().time() < self._quiet_until_seconds:
+                    return None
                 return await self._call(key, body)
             await call.done.wait()
             if call.failed:
@@ -83,8 +91,13 @@ class EngineTokens:
         except Exception:
             # Whatever the edge raises for a refusal, a dead replica or a strange answer: the prompt is not known.
             call.failed = True
+            self._failures_in_a_row += 1
+            if self._failures_in_a_row >= FAILURES_TO_QUIET:
+                # A hung /tokenize must not cost every prompt the whole wait: route by load, and ask again later.
+                self._quiet_until_seconds = asyncio.get_running_loop().time() + QUIET_SECONDS
             return None
         else:
+            self._failures_in_a_row = 0
             self._answers.put(key, answer, len(answer))
             return answer
         finally:

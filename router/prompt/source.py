@@ -151,7 +151,7 @@ def _template_source(folder: Path, config: Mapping[str, Any]) -> str | None:
         return file.read_text("utf-8")
     written = config.get("chat_template")
     if isinstance(written, list):
-        named = {entry["name"]: entry["template"] for entry in written if isinstance(entry, dict)}
+        named = {entry.get("name"): entry.get("template") for entry in written if isinstance(entry, dict)}
         written = named.get("default")
     return written if isinstance(written, str) else None
 

@@ -183,6 +183,11 @@ def parse_arguments(arguments: Sequence[str] | None = None, prog: str = PROG) ->
     parser.add_argument("--no-cached-tokens", action="store_true", help="usage does not tell cached tokens")
     parser.add_argument("--seed", type=int, default=None, help="repeatable block names and failures")
     given = parser.parse_args(arguments)
+    last = given.port + given.replicas - 1 + REPLAY_PORT_OFFSET
+    if not (given.port > 0 and given.replicas > 0 and last < 65536):
+        parser.error(
+            f"--port {given.port} --replicas {given.replicas} needs ports up to {last}; choose a lower first port"
+        )
     return FleetConfig(
         replicas=given.replicas,
         host=given.host,

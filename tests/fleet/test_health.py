@@ -220,7 +220,7 @@ def test_the_wait_told_to_a_client_is_the_soonest_trial_within_bounds() -> None:
     assert breakers.retry_after_seconds(np.array([A]), 2.0) == pytest.approx(5.0)
     assert breakers.retry_after_seconds(np.array([A]), 6.9) == 1.0
     breakers.leave(A)
-    assert breakers.retry_after_seconds(np.array([A]), 0.0) == 60.0
+    assert breakers.retry_after_seconds(np.array([A]), 0.0) == 2.0  # nobody there: the next probe may tell otherwise
     assert breakers.retry_after_seconds(np.array([], dtype=np.int64), 0.0) == 60.0
 
 
@@ -245,3 +245,26 @@ def test_whatever_happened_good_news_brings_a_replica_back_within_the_longest_ba
     breakers.succeeded(A, now)
     assert breakers.state(A, now) is State.CLOSED
     assert breakers.allowed(BOTH, now)[A]
+
+
+def test_only_the_trial_itself_gives_its_place_to_the_next() -> None:
+    health = Health()
+    health.join(Seat(0))
+    for _ in range(3):
+        health.failed(Seat(0), 0.0)
+    assert health.admit(Seat(0), 2.0)
+    health.abandoned(Seat(0), 2.1, trial=False)  # an older request's client hung up
+    assert not health.allowed(np.array([0]), 2.2)[0]
+    health.abandoned(Seat(0), 2.3, trial=True)
+    assert health.allowed(np.array([0]), 2.4)[0]
+
+
+def test_a_fleet_is_calm_while_nothing_keeps_any_replica_out() -> None:
+    health = Health()
+    for seat in (Seat(0), Seat(1)):
+        health.join(seat)
+    assert health.calm
+    health.drain(Seat(1))
+    assert not health.calm
+    health.drain(Seat(1), draining=False)
+    assert health.calm

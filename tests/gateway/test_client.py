@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from router.errors import BodyTooLarge, Overloaded
+from router.errors import BadRequest, BodyTooLarge, Overloaded
 from router.gateway.client import Client, Gone, Message
 
 
@@ -57,6 +57,12 @@ async def test_a_client_gone_before_its_body_is_whole_is_gone() -> None:
     client, _ = client_of([{"type": "http.request", "body": b"half", "more_body": True}, {"type": "http.disconnect"}])
     with pytest.raises(Gone):
         await client.body(100)
+
+
+async def test_a_client_that_never_sends_its_body_is_not_waited_for_long() -> None:
+    peer = Peer([])
+    with pytest.raises(BadRequest, match="did not arrive"):
+        await Client([], peer.receive, peer.send, body_seconds=0.02).body(100)
 
 
 async def test_a_hang_up_ends_whatever_is_waited_for_and_nothing_outside() -> None:

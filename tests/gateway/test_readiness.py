@@ -24,3 +24,10 @@ def test_traffic_may_come_when_a_replica_is_well_and_the_index_had_its_chance(
     readiness = Readiness(clock, lambda: healthy, lambda: caught_up)
     clock.advance(waited_seconds)
     assert len(readiness.waiting_for()) == missing
+
+
+def test_a_process_that_is_stopping_wants_no_more_traffic() -> None:
+    readiness = Readiness(ManualClock(), lambda: True, lambda: True)
+    assert not readiness.waiting_for()
+    readiness.draining = True
+    assert readiness.waiting_for()
