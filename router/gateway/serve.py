@@ -76,8 +76,11 @@ class Serve:
         except Gone:
             client.gone = True
         except asyncio.CancelledError:
-            exchange.fault = InternalError("Homing stopped before the answer ended.")
-            raise
+            # Homing is stopping. Not raised again: this is the outermost frame of the request's own task.
+            exchange.fault = InternalError("Homing stopped before the answer ended.", code="stopping")
+            exchange.status = exchange.status or exchange.fault.status
+            if not client.committed:
+                await client.refuse(exchange.fault, self._account.explain_headers(exchange))
         except Exception as bug:
             # A fault of ours: told to the operator whole, to the client in its protocol's shape.
             traceback.print_exc()

@@ -84,6 +84,27 @@ async def test_a_broken_stream_ends_without_done(two: Stage) -> None:
     assert json.loads(last.removeprefix(b"data: "))["error"]["type"] == "upstream_error"
 
 
+async def test_a_stream_that_outlasts_the_stop_ends_with_an_error_and_is_no_success() -> None:
+    async with httpx.AsyncClient(timeout=30.0) as http:
+        async with stage(1, limits={"drain_seconds": 1.0}) as one:
+            await one.order(0, slow=300.0)
+            url = f"{one.url}/v1/chat/completions"
+            body = {
+                "model": "tiny",
+                "messages": [{"role": "user", "content": "hello"}],
+                "max_tokens": 900,
+                "stream": True,
+            }
+            streaming = asyncio.create_task(http.post(url, json=body))
+            await one.until(lambda: len(one.house.ledger) == 1)
+            house = one.house
+        answer = await streaming
+    assert house.receipts.latest(1)[0].outcome == "upstream_error"
+    assert answer.status_code == 500 or b'"code":"stopping"' in answer.content
+    assert b"[DONE]" not in answer.content
+    assert len(house.ledger) == 0
+
+
 async def test_with_every_replica_down_the_client_is_told_when_to_come_back(two: Stage) -> None:
     await two.order(1, die=True)
     await two.order(0, through=0, die=True, for_seconds=4.0)
