@@ -95,7 +95,8 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
     upstreams: dict[Seat, Upstream] = {}
 
     def trust_changed(seat: Seat, before: Trust, now: Trust) -> None:
-        say(f"{roster.replica(seat).id}: trust {before.name} -> {now.name}")
+        if (before, now) != (Trust.GUESSED, Trust.LOAD_ONLY):  # a story begins; the next change tells how it went
+            say(f"{roster.replica(seat).id}: trust {before.name} -> {now.name}")
 
     trust = EffectiveTrust(ingest, accuracy, trust_changed)
     per_replica = config.limits.max_in_flight_per_replica

@@ -10,11 +10,13 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
-from router.errors import HomingError, UnknownRoute, WrongMethod
+from router.errors import BadRequest, HomingError, UnknownRoute, WrongMethod
+from router.fleet.replica import ServedModel
 from router.fleet.roster import Roster
 from router.gateway.client import Client, Receive, Send, error_body
 from router.gateway.headers import Credentials
@@ -49,23 +51,30 @@ def control(roster: Roster, readiness: Readiness, credentials: Credentials, star
     application = bare_application("Homing", HOT)
     add_health(application, readiness)
 
-    @application.get("/v1/models")
-    async def models(request: Request) -> Response:
+    def check(request: Request) -> None:
         authorization = request.headers.get("authorization")
         credentials.check(authorization.encode("latin-1") if authorization is not None else None)
-        listed = [
-            {
-                "id": model.name,
-                "object": "model",
-                "created": int(started_wall_seconds),
-                "owned_by": "homing",
-                "root": model.root,
-                "parent": model.base if model.adapter else None,
-                "max_model_len": model.max_model_len,
-            }
-            for model in roster.models()
-        ]
-        return JSONResponse({"object": "list", "data": listed})
+
+    def told(model: ServedModel) -> dict[str, object]:
+        return {
+            "id": model.name,
+            "object": "model",
+            "created": int(started_wall_seconds),
+            "owned_by": "homing",
+            "root": model.root,
+            "parent": model.base if model.adapter else None,
+            "max_model_len": model.max_model_len,
+        }
+
+    @application.get("/v1/models")
+    async def models(request: Request) -> Response:
+        check(request)
+        return JSONResponse({"object": "list", "data": [told(model) for model in roster.models()]})
+
+    @application.get("/v1/models/{name:path}")
+    async def model(request: Request, name: str) -> Response:
+        check(request)
+        return JSONResponse(told(roster.served(name)))
 
     return application
 
@@ -90,6 +99,11 @@ def bare_application(title: str, hot: Iterable[str] = ()) -> FastAPI:
     @application.exception_handler(HomingError)
     async def ours(_request: Request, fault: HomingError) -> Response:
         return Response(error_body(fault), status_code=fault.status, media_type="application/json")
+
+    @application.exception_handler(RequestValidationError)
+    async def wrong_query(_request: Request, fault: RequestValidationError) -> Response:
+        told = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in fault.errors())
+        return Response(error_body(BadRequest(told)), status_code=400, media_type="application/json")
 
     @application.exception_handler(HTTPException)
     async def framework(request: Request, fault: HTTPException) -> Response:

@@ -166,7 +166,7 @@ def parse_arguments(arguments: Sequence[str] | None = None, prog: str = PROG) ->
     parser.add_argument("--replicas", type=int, default=4, help="how many")
     parser.add_argument("--host", default="127.0.0.1", help="where to listen")
     parser.add_argument("--port", type=int, default=9001, help="HTTP port of the first replica")
-    parser.add_argument("--model", action="append", help="served model name; again for aliases (default: sim)")
+    parser.add_argument("--model", action="append", help="served model name, sim if none is given; again for aliases")
     parser.add_argument("--adapter", action="append", default=[], help="LoRA name; may be repeated")
     parser.add_argument("--tokenizer", type=Path, default=SHIPPED_TOKENIZER, help="directory with tokenizer.json")
     parser.add_argument("--blocks", type=int, default=limits.block_count, help="KV blocks of each replica")

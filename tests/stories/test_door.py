@@ -75,6 +75,8 @@ async def test_a_request_can_be_explained_by_its_id(one: Stage) -> None:
     assert receipt["outcome"] == "ok"
     assert receipt["decision"]["candidates"][0]["replica"] == answer.headers["x-homing-replica"] == "r0"
     assert (await one.http.get(f"{one.house.admin_url}/homing/explain/unknown")).status_code == 404
+    wrong = await one.http.get(f"{one.house.admin_url}/homing/requests?limit=0")
+    assert (wrong.status_code, "limit" in wrong.json()["error"]["message"]) == (400, True)
 
 
 async def test_garbage_on_the_socket_hurts_nobody(one: Stage) -> None:

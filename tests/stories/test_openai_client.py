@@ -91,6 +91,13 @@ async def test_it_lists_models_even_with_a_replica_dead(scene: Scene) -> None:
     assert [model.id async for model in client.models.list()] == ["tiny"]
 
 
+async def test_it_retrieves_a_model_by_its_name(scene: Scene) -> None:
+    _, client = scene
+    assert (await client.models.retrieve("tiny")).id == "tiny"
+    with pytest.raises(openai.NotFoundError):
+        await client.models.retrieve("nobody")
+
+
 async def test_an_unknown_model_is_a_404_that_names_the_known_ones(scene: Scene) -> None:
     _, client = scene
     with pytest.raises(openai.NotFoundError, match="tiny"):
