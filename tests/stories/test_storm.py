@@ -62,8 +62,8 @@ async def test_after_the_storm_nothing_is_leased_nobody_waits_and_predictions_ar
                 await asyncio.sleep(chance.expovariate(PER_SECOND))
         await one.nothing_left()
         assert (one.house.admission.in_flight, one.house.admission.waiting) == (0, 0)
-        # Whoever was patient and made sense was served, but for an answer cut off in its middle, or two ill replicas met
-        # in a row.
+        # Whoever was patient and made sense was served, but for an answer cut off in its middle, or two ill replicas
+        # met in a row.
         assert set(seen) <= {"200", "400", "404", "502", "503", "hung up"}, seen
         assert (await one.outcomes()).get("upstream_error", 0) <= 0.03 * REQUESTS
 
