@@ -213,6 +213,8 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
                 f"http://{_shown(config.listen.admin_host)}:{private.getsockname()[1]}",
                 roster=roster,
                 ledger=ledger,
+                latency=latency,
+                journal=journal,
                 admission=admission,
                 index=index,
                 ingest=ingest,

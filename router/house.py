@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 from prometheus_client.metrics_core import Metric
 
 from router.clock import Clock
 from router.events.ingest import Ingest
 from router.fleet.health import Health
+from router.fleet.latency import Latency
 from router.fleet.ledger import Ledger
 from router.fleet.replica import Seat
 from router.fleet.roster import Roster
 from router.gateway.admission import Admission
+from router.gateway.journal import Journal
 from router.gateway.lag import LoopLag
 from router.gateway.readers import Readers
 from router.gateway.readiness import Readiness
-from router.gateway.receipts import Receipts
+from router.gateway.receipts import Receipt, Receipts
 from router.gateway.trust import EffectiveTrust
 from router.index.accuracy import Accuracy
 from router.index.base import Trust
@@ -34,6 +37,8 @@ class House:
     admin_url: str
     roster: Roster
     ledger: Ledger
+    latency: Latency
+    journal: Journal[Receipt]
     admission: Admission
     index: MemoryIndex
     ingest: Ingest
@@ -67,6 +72,7 @@ def gauges(house: House, lag: LoopLag) -> Callable[[], Iterable[Metric]]:
             ("homing_loop_lag_seconds", "The event loop's longest delay in the last 15 s.", lag.worst_seconds()),
             ("homing_in_flight_requests", "Requests let in and not yet ended.", house.admission.in_flight),
             ("homing_waiting_requests", "Requests waiting for a place.", house.admission.waiting),
+            ("homing_log_lines_dropped", "Log lines nobody could be given in time.", house.journal.dropped),
             ("homing_ready", "1 when traffic may come.", float(not house.readiness.waiting_for())),
         )
         for metric, documentation, value in plain:
@@ -88,6 +94,8 @@ def replica_entry(house: House, seat: Seat, clock: Clock) -> Mapping[str, object
         "url": replica.url,
         "models": [model.name for model in facts.models],
         "version": facts.version,
+        "prefix_caching": facts.prefix_caching,
+        "round_trip_seconds": float(house.latency.seconds(np.array([seat]))[0]),
         "health": house.health.state(seat, clock.now()).value,
         "silence": kept.silence,
         "trust": house.trust.of(seat).name,

@@ -242,4 +242,5 @@ class Keeper:
         heard = f"events from {address.endpoint}" if address is not None else "no KV events: routing by what was sent"
         if address is not None and address.replay is None:
             heard += ", no replay"
-        return "; ".join((f"{kept.replica.id}: {names}", block, heard, *kept.remarks))
+        off = ("prefix caching is off: nothing can be warm there",) if facts.prefix_caching is False else ()
+        return "; ".join((f"{kept.replica.id}: {names}", block, heard, *off, *kept.remarks))
