@@ -19,8 +19,9 @@ from router.clock import Clock
 from router.config import Config
 from router.discovery.probe import Dialect, Probe
 from router.events.ingest import Ingest
+from router.events.kinds import Wire
 from router.events.pace import Pace
-from router.events.zmq import Subscription, Wire
+from router.events.zmq import Subscription
 from router.fleet.health import Health
 from router.fleet.latency import Latency
 from router.fleet.ledger import Ledger

@@ -18,7 +18,8 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"app"}),
     frozenset({"house"}),
     frozenset({"keeper", "proving"}),
-    frozenset({"gateway", "discovery", "sim", "engines"}),
+    frozenset({"gateway", "discovery", "sim", "doctor"}),
+    frozenset({"engines"}),
     frozenset({"policy", "events"}),
     frozenset({"index"}),
     frozenset({"prompt", "fleet"}),
@@ -39,7 +40,7 @@ EDGES = frozenset(
         *("sim/text.py", "sim/caller.py", "sim/drive.py", "sim/train_tokenizer.py"),
     }
 )
-EDGE_ROOMS = frozenset({"gateway", "discovery"})
+EDGE_ROOMS = frozenset({"gateway", "discovery", "doctor"})
 OUTSIDE = frozenset(
     {
         "asyncio", "time", "logging", "socket", "ssl", "threading", "subprocess", "os", "random", "httpx", "httptools",

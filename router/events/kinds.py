@@ -9,9 +9,10 @@ Engine hashes are opaque names (DESIGN, decision 3): ints or bytes, compared and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from router.errors import HomingError
 from router.index.base import Tier
@@ -80,3 +81,16 @@ class Batch:
     events: tuple[Event, ...]
     rank: int = 0
     skipped: tuple[Skip, ...] = ()
+
+
+class Wire(Protocol):
+    """An engine's encoding of all this. A module of functions will do."""
+
+    def decode(self, payload: bytes) -> Batch:
+        """One payload to a batch. Raises WireFault when it is no batch at all."""
+
+    def frames(self, message: Sequence[bytes]) -> tuple[int, bytes] | None:
+        """Sequence and payload of one message; None for the end of a replay. Raises WireFault."""
+
+    def replay_request(self, first: int) -> list[bytes]:
+        """The frames a DEALER sends to hear every buffered batch from `first` on."""

@@ -24,7 +24,7 @@ import zmq
 from xxhash import xxh3_64_intdigest
 
 from router.events.ingest import Ingest
-from router.events.kinds import Batch, Cleared, WireFault
+from router.events.kinds import Batch, Cleared, Wire, WireFault
 from router.events.pace import Pace
 from router.events.sequence import Begin, Deliver, Replay, Sequencer
 from router.fleet.replica import EventAddress, Seat
@@ -36,16 +36,6 @@ _EVENT = struct.Struct(
     "=H"
 )  # how a monitor message begins: the kind of event; its value and address do not matter here
 REPLAY_MESSAGES = 20_000  # twice vLLM's default buffer, so that a whole replay fits while we are busy
-
-
-class Wire(Protocol):
-    """An engine's encoding. A module of functions will do."""
-
-    def decode(self, payload: bytes) -> Batch: ...
-
-    def frames(self, message: Sequence[bytes]) -> tuple[int, bytes] | None: ...
-
-    def replay_request(self, first: int) -> list[bytes]: ...
 
 
 class Observer(Protocol):

@@ -1,0 +1,56 @@
+"""What every engine's dialect offers: what to ask a replica, and how to read what it answers. No sockets here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from router.events.kinds import Wire
+from router.fleet.replica import Facts
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """What a replica says of its own load. Older than it looks: engines refresh these figures between steps."""
+
+    running_requests: int | None = None
+    waiting_requests: int | None = None
+    waiting_tokens: int | None = None  # of prompts not begun, less what is cached; only SGLang tells
+    used_ratio: float | None = None  # share of the KV cache in use by running requests, 0 to 1
+
+
+class Dialect(Protocol):
+    """One engine's HTTP and wire. Answers are given by path; one not answered with 200 is missing."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def health_path(self) -> str:
+        """Asked idly, often: it must not make a token."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """What is asked beside health, each with GET."""
+
+    @property
+    def tokenize_path(self) -> str: ...
+
+    @property
+    def wire(self) -> Wire: ...
+
+    def recognises(self, answers: Mapping[str, bytes]) -> bool:
+        """Whether these answers come from this engine."""
+
+    def learned(self, replica_url: str, answers: Mapping[str, bytes], rank: int = 0) -> tuple[Facts, tuple[str, ...]]:
+        """What the answers come to for one data-parallel rank, and remarks for people."""
+
+    def loads(self, answers: Mapping[str, bytes]) -> Mapping[int, EngineLoad]:
+        """Load by data-parallel rank; empty where it was not told."""
+
+    def tokens(self, body: bytes) -> list[int]:
+        """Token ids in an answer of `tokenize_path`. Raises WireFault."""
+
+    def rank_headers(self, rank: int) -> tuple[tuple[bytes, bytes], ...]:
+        """Headers that pin a request to a data-parallel rank."""
