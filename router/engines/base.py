@@ -8,6 +8,7 @@ from typing import Protocol
 
 from router.events.kinds import Wire
 from router.fleet.replica import Facts
+from router.prompt.request import InferenceRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,9 @@ class EngineLoad:
     waiting_requests: int | None = None
     waiting_tokens: int | None = None  # of prompts not begun, less what is cached; only SGLang tells
     used_ratio: float | None = None  # share of the KV cache in use by running requests, 0 to 1
+    # Counters since the process began: prompt tokens looked up in the prefix cache, and found there.
+    prefix_queries_tokens: int | None = None
+    prefix_hits_tokens: int | None = None
 
 
 class Dialect(Protocol):
@@ -35,6 +39,10 @@ class Dialect(Protocol):
         """What is asked beside health, each with GET."""
 
     @property
+    def load_path(self) -> str:
+        """Asked with GET in every round, for `loads`: cheap, and without a token made."""
+
+    @property
     def tokenize_path(self) -> str: ...
 
     @property
@@ -48,6 +56,13 @@ class Dialect(Protocol):
 
     def loads(self, answers: Mapping[str, bytes]) -> Mapping[int, EngineLoad]:
         """Load by data-parallel rank; empty where it was not told."""
+
+    def tokenize_body(self, request: InferenceRequest, prompt: str | None = None) -> bytes:
+        """What to post to `tokenize_path` so that the engine reads a prompt as it will read the request's.
+
+        `prompt` is the one text to ask about, for anything but a chat. Raises msgspec.DecodeError where fields do not
+        have the types the engine takes.
+        """
 
     def tokens(self, body: bytes) -> list[int]:
         """Token ids in an answer of `tokenize_path`. Raises WireFault."""

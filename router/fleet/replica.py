@@ -45,6 +45,8 @@ class Replica:
     role: Role = Role.BOTH
     labels: Mapping[str, str] = field(default_factory=dict)
     events: EventAddress | None = None  # configured address; None: ask the replica
+    engine: str | None = None  # whose language it speaks, as configured; None: to be recognised
+    rank: int | None = None  # which data-parallel engine behind the url; None: the url has one engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,3 +71,5 @@ class Facts:
     events: EventAddress | None = None
     process_start_time: float | None = None  # Unix seconds; a change is a restart
     version: str | None = None
+    ranks: int | None = None  # data-parallel engines behind the address, each a replica of its own
+    engine: str | None = None  # the name of the dialect it speaks

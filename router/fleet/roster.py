@@ -38,7 +38,7 @@ class Changes:
     cache_blocks: bool = False
     events: bool = False
     restarted: bool = False
-    other: bool = False  # version, prefix caching, a start time told for the first time
+    other: bool = False  # prefix caching, a version or a start time told for the first time
 
     def __bool__(self) -> bool:
         return self.models or self.block_size or self.cache_blocks or self.events or self.restarted or self.other
@@ -109,6 +109,8 @@ class Roster:
             events=_said(facts.events, old.events),
             process_start_time=_said(facts.process_start_time, old.process_start_time),
             version=_said(facts.version, old.version),
+            ranks=_said(facts.ranks, old.ranks),
+            engine=_said(facts.engine, old.engine),
         )
         if new == old:
             return Changes()
@@ -119,7 +121,7 @@ class Roster:
             block_size=new.block_size_tokens != old.block_size_tokens,
             cache_blocks=new.cache_blocks != old.cache_blocks,
             events=new.events != old.events,
-            restarted=_is_restart(old.process_start_time, new.process_start_time),
+            restarted=_is_another(old, new),
             other=True,
         )
 
@@ -223,8 +225,21 @@ class Roster:
         self._block_sizes = {}
 
 
-def _is_restart(old_start: float | None, new_start: float | None) -> bool:
-    return old_start is not None and new_start is not None and abs(new_start - old_start) > SAME_START_SECONDS
+def _is_another(old: Facts, new: Facts) -> bool:
+    """Whether another process answers: by its start time, or because it tells what no process changes of itself."""
+    started, starts = old.process_start_time, new.process_start_time
+    if started is not None and starts is not None and abs(starts - started) > SAME_START_SECONDS:
+        return True
+    roots = {model.name: model.root for model in old.models if model.adapter is None}
+    return (
+        _differ(old.version, new.version)
+        or _differ(old.block_size_tokens, new.block_size_tokens)
+        or any(_differ(roots.get(model.name), model.root) for model in new.models if model.adapter is None)
+    )
+
+
+def _differ(old: object | None, new: object | None) -> bool:
+    return old is not None and new is not None and old != new
 
 
 def _said(new: T | None, old: T | None) -> T | None:

@@ -16,6 +16,7 @@ from router.errors import UpstreamError
 from router.gateway.client import Client
 from router.gateway.failures import TimedOut
 from router.gateway.headers import RawHeaders, first, to_client
+from router.gateway.native import NativeWatch, native_usage
 from router.gateway.response import Response
 from router.gateway.stream import StreamWatch, Usage, error_event, usage_of
 
@@ -43,19 +44,23 @@ async def relay(
     extra: RawHeaders,
     *,
     withhold_usage: bool,
+    native: bool = False,
     on_tokens: Callable[[], None],
 ) -> Relayed:
-    """Pass on an answer whose first body bytes are `chunk`. `on_tokens` is called for each chunk that carries some."""
+    """Pass on an answer whose first body bytes are `chunk`. `on_tokens` is called for each chunk that carries some.
+
+    `native`: it has SGLang's own form, not OpenAI's.
+    """
     headers = [*to_client(response.headers), *extra]
     if is_stream(response):
-        watch = StreamWatch(withhold_usage=withhold_usage)
+        watch = NativeWatch() if native else StreamWatch(withhold_usage=withhold_usage)
         await client.start(response.status, headers)
         return await _stream(client, response, chunk, watch, on_tokens)
-    return await _whole(client, response, chunk, headers)
+    return await _whole(client, response, chunk, headers, native_usage if native else usage_of)
 
 
 async def _stream(
-    client: Client, response: Response, chunk: bytes, watch: StreamWatch, on_tokens: Callable[[], None]
+    client: Client, response: Response, chunk: bytes, watch: StreamWatch | NativeWatch, on_tokens: Callable[[], None]
 ) -> Relayed:
     seen = 0
     while chunk:
@@ -84,7 +89,9 @@ async def _stream(
     return Relayed(watch.usage)
 
 
-async def _whole(client: Client, response: Response, chunk: bytes, headers: RawHeaders) -> Relayed:
+async def _whole(
+    client: Client, response: Response, chunk: bytes, headers: RawHeaders, read: Callable[[bytes], Usage | None]
+) -> Relayed:
     kept, kept_bytes = [], 0
     while chunk:
         kept.append(chunk)
@@ -94,7 +101,7 @@ async def _whole(client: Client, response: Response, chunk: bytes, headers: RawH
         chunk = await response.chunk()
     body = kept[0] if len(kept) == 1 else b"".join(kept)
     await client.answer(response.status, headers, body)
-    return Relayed(usage_of(body) if response.status == 200 else None)
+    return Relayed(read(body) if response.status == 200 else None)
 
 
 async def _large(client: Client, response: Response, chunk: bytes, headers: RawHeaders) -> Relayed:

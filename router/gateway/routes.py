@@ -1,7 +1,7 @@
 """HTTP in; nothing is decided here. The hot routes are plain ASGI, everything else is FastAPI beside them.
 
-A framework's routing, dependency and response objects cost more than the relay of a small answer, so the three
-endpoints that carry prompts bypass it.
+A framework's routing, dependency and response objects cost more than the relay of a small answer, so the endpoints
+that carry prompts bypass it.
 """
 
 from __future__ import annotations
@@ -89,7 +89,13 @@ def add_health(application: FastAPI, readiness: Readiness) -> None:
     @application.get("/ready")
     async def ready() -> Response:
         waiting = readiness.waiting_for()
-        return JSONResponse({"ready": not waiting, "waiting_for": waiting}, status_code=503 if waiting else 200)
+        told = {
+            "ready": not waiting,
+            "waiting_for": waiting,
+            "coverage_ratio": readiness.coverage_ratio(),
+            "waits_still_seconds": readiness.waits_still_seconds(),
+        }
+        return JSONResponse(told, status_code=503 if waiting else 200)
 
 
 def bare_application(title: str, hot: Iterable[str] = ()) -> FastAPI:

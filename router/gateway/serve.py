@@ -17,17 +17,19 @@ from router.gateway.client import Client, Gone, Receive, Send
 from router.gateway.dispatch import Answer, Dispatch
 from router.gateway.exchange import Exchange
 from router.gateway.headers import Credentials, first, to_replica
+from router.gateway.native import addressed
 from router.gateway.readers import Readers
 from router.gateway.relay import relay
 from router.metrics import Metrics
 from router.prompt.elements import opening
+from router.prompt.generate import parse_generate
 from router.prompt.request import Endpoint, InferenceRequest, engine_body, parse
 
 SAMPLED_ONE_IN = 10  # of streams whose client did not ask for usage, under `usage_probe: sampled`
 
 
 class Serve:
-    """Serves the three endpoints that carry prompts."""
+    """Serves the endpoints that carry prompts."""
 
     def __init__(
         self,
@@ -93,8 +95,12 @@ class Serve:
             self._account.close(exchange, gone=client.gone)
 
     async def _journey(self, client: Client, exchange: Exchange, body: bytes) -> None:
-        request = exchange.request = parse(exchange.endpoint, body)
-        served = self._roster.served(request.model)
+        if exchange.endpoint is Endpoint.GENERATE:
+            request, served = addressed(self._roster, parse_generate(body))
+        else:
+            request = parse(exchange.endpoint, body)
+            served = self._roster.served(request.model)
+        exchange.request = request
         exchange.model, exchange.base, exchange.adapter = served.name, served.base, served.adapter
         if self._reads_sessions:
             exchange.session_key = self._session(client, request)
@@ -124,6 +130,7 @@ class Serve:
                     answer.chunk,
                     self._account.explain_headers(exchange),
                     withhold_usage=withhold_usage,
+                    native=exchange.endpoint is Endpoint.GENERATE,
                     on_tokens=lambda: self._account.tokens(exchange),
                 )
             except UpstreamError:
@@ -154,5 +161,7 @@ class Serve:
     def _asks_usage(self, request: InferenceRequest) -> bool:
         if not request.stream or request.choices > 1 or request.prompts > 1 or self._usage_probe is UsageProbe.NEVER:
             return False  # of several choices asking changes more than the watch can take back
+        if request.endpoint is Endpoint.GENERATE:
+            return False  # told unasked
         self._streams += 1
         return self._usage_probe is UsageProbe.ALWAYS or self._streams % SAMPLED_ONE_IN == 1

@@ -18,6 +18,7 @@ from router.prompt.prompt import Tokenized, Unpredicted
 from router.prompt.request import Endpoint, InferenceRequest
 
 Tokenize = Callable[[bytes], Awaitable[Sequence[int]]]
+TokenizeBody = Callable[[InferenceRequest, str | None], bytes]
 
 
 FAILURES_TO_QUIET = 3  # in a row
@@ -35,8 +36,17 @@ class _Call:
 class EngineTokens:
     """One model's engine as a token source. Used from the event loop only."""
 
-    def __init__(self, tokenize: Tokenize, *, timeout_seconds: float = 2.0, cache_bytes: int = 64 << 20) -> None:
+    def __init__(
+        self,
+        tokenize: Tokenize,
+        *,
+        body: TokenizeBody = tokenize_body,
+        timeout_seconds: float = 2.0,
+        cache_bytes: int = 64 << 20,
+    ) -> None:
+        """`body`: what this engine is asked for a request's prompt; vLLM's, unless told otherwise."""
         self._tokenize = tokenize
+        self._body = body
         self._timeout_seconds = timeout_seconds
         self._answers: Lru[bytes, TokenIds] = Lru(cache_bytes)
         self._calls: dict[bytes, _Call] = {}
@@ -52,14 +62,14 @@ class EngineTokens:
             if request.endpoint is Endpoint.CHAT:
                 if request.members.is_present("mm_processor_kwargs"):
                     return Unpredicted.MULTIMODAL
-                return _alone(await self._ask(tokenize_body(request)))
+                return _alone(await self._ask(self._body(request, None)))
             prompts = _prompts(request)
             if prompts is None:
                 return Unpredicted.MALFORMED
             longest, total_length = max(prompts, key=len), sum(map(len, prompts))
             if not isinstance(longest, str):
                 return Tokenized(pack_tokens(longest), total_length)
-            read = _alone(await self._ask(tokenize_body(request, longest)))
+            read = _alone(await self._ask(self._body(request, longest)))
         except (msgspec.DecodeError, OverflowError, TypeError, RecursionError):
             return Unpredicted.MALFORMED
         if isinstance(read, Unpredicted) or len(prompts) == 1:
@@ -111,7 +121,7 @@ def _alone(tokens: TokenIds | None) -> Tokenized | Unpredicted:
 
 def _prompts(request: InferenceRequest) -> Sequence[str | list[int]] | None:
     """The prompts of a completion, all texts or all token ids; None for anything else."""
-    raw = request.members.raw("prompt")
+    raw = request.members.raw(request.prompt_field)
     if raw is None:
         return None
     prompt = msgspec.json.decode(raw)

@@ -82,8 +82,12 @@ class LocalTokens:
 
     def judge(self, probe: Probe, engine_ids: Sequence[int] | None) -> None:
         """Hold one answer of the engine's own POST /tokenize against ours; None: it refused the probe with a 4xx."""
+        self.parity.judge(probe, self.ids(probe), engine_ids)
+
+    def ids(self, probe: Probe) -> TokenIds | None:
+        """The probe as it is read here, whatever parity says; None: it is not."""
         ours = self._read(probe.request("probe"), frozenset())
-        self.parity.judge(probe, ours.tokens if isinstance(ours, Tokenized) else None, engine_ids)
+        return ours.tokens if isinstance(ours, Tokenized) else None
 
     def _read_chat(self, request: InferenceRequest, avoid: frozenset[Feature]) -> Tokenized | Unpredicted:
         if self.template is None:
@@ -100,7 +104,7 @@ class LocalTokens:
         return Tokenized(tokens, len(tokens) // TOKEN_BYTES)
 
     def _read_completion(self, request: InferenceRequest, avoid: frozenset[Feature]) -> Tokenized | Unpredicted:
-        prompt = _decode(request, "prompt", _ANY)
+        prompt = _decode(request, request.prompt_field, _ANY)
         special = _decode(request, "add_special_tokens", _FLAG) is not False
         prompts = [prompt] if isinstance(prompt, str) or _is_ids(prompt) else prompt
         if not isinstance(prompts, list) or not prompts:

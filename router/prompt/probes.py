@@ -121,7 +121,11 @@ PROBES: tuple[Probe, ...] = (
     _chat("thinking in text", [_user("a"), _assistant("<think>\nhm\n</think>\n\nb"), _user("c")]),
     _chat(
         "parts with more members",
-        [_user([{"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}]), _assistant(["b"]), _user("c")],
+        [
+            _user([{"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}]),
+            _assistant([{"type": "text", "text": "b"}]),
+            _user("c"),
+        ],
         Feature.PARTS,
     ),
     _chat("parts", [_user([{"type": "text", "text": "one"}, {"type": "text", "text": "two"}])], Feature.PARTS),

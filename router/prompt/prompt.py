@@ -20,6 +20,7 @@ class Unpredicted(Enum):
     MULTIMODAL = "multimodal"
     EMBEDDINGS = "embeddings"
     PROMPT_EMBEDS = "prompt_embeds"
+    EXTRA_KEY = "extra_key"  # SGLang keeps such prompts apart, and its KV events do not tell
     TRUNCATED = "truncated"  # the engine was asked to cut the prompt
     MALFORMED = "malformed"  # not what the endpoint takes: the engine's refusal is the client's answer
     TOKENIZE_FAILED = "tokenize_failed"

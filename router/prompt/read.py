@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from enum import Enum
 from typing import TypeVar
@@ -44,6 +44,29 @@ BYTES_PER_TOKEN = 4
 _ASK_ENGINE = frozenset((Unpredicted.NO_TOKENIZER, Unpredicted.CUSTOM_TEMPLATE, Unpredicted.ENGINE_SPECIFIC))
 
 _RAWS: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
+
+# Fields that, where they are present and not empty, keep any source from telling what is cached.
+_BEYOND: Mapping[str, Unpredicted] = {
+    "prompt_embeds": Unpredicted.PROMPT_EMBEDS,
+    "truncate_prompt_tokens": Unpredicted.TRUNCATED,
+    "extra_key": Unpredicted.EXTRA_KEY,
+    "kv_transfer_params": Unpredicted.ENGINE_SPECIFIC,  # blocks come from elsewhere
+    "lora_path": Unpredicted.ENGINE_SPECIFIC,  # SGLang's second way to name an adapter
+}
+# The same of /generate, whose `lora_path` is the only way.
+_BEYOND_GENERATE: Mapping[str, Unpredicted] = {
+    "extra_key": Unpredicted.EXTRA_KEY,
+    "image_data": Unpredicted.MULTIMODAL,
+    "video_data": Unpredicted.MULTIMODAL,
+    "audio_data": Unpredicted.MULTIMODAL,
+    "input_embeds": Unpredicted.PROMPT_EMBEDS,
+    "positional_embed_overrides": Unpredicted.PROMPT_EMBEDS,
+    "session_params": Unpredicted.ENGINE_SPECIFIC,  # the prompt goes on from one that only the engine knows
+    "multi_item_delimiter_indices": Unpredicted.ENGINE_SPECIFIC,
+}
+_GENERATE_PROMPTS = ("text", "input_ids")
+_ARRAY = ord("[")
+_EMPTY = frozenset((b"null", b'""', b"[]", b"{}"))
 
 
 class SourceKind(Enum):
@@ -153,19 +176,26 @@ class PromptReader:
 
 def _beyond_reading(request: InferenceRequest) -> Unpredicted | None:
     """Why no source could tell what is cached of this request, whatever its text."""
-    members = request.members
     if request.endpoint is Endpoint.EMBEDDINGS:
         return Unpredicted.EMBEDDINGS
-    if members.is_present("prompt_embeds"):
-        return Unpredicted.PROMPT_EMBEDS
-    if members.is_present("truncate_prompt_tokens"):
-        return Unpredicted.TRUNCATED
+    members = request.members
+    beyond = _BEYOND_GENERATE if request.endpoint is Endpoint.GENERATE else _BEYOND
+    if not members.spans.keys().isdisjoint(beyond):
+        for name, cause in beyond.items():
+            raw = members.raw(name)
+            if raw is not None and raw not in _EMPTY:
+                return cause
+    if request.endpoint is Endpoint.GENERATE:
+        if all(map(members.is_present, _GENERATE_PROMPTS)):
+            return Unpredicted.ENGINE_SPECIFIC  # the engine takes one of them
+        if any(members.first_byte(name) == _ARRAY for name in ("cache_salt", "lora_path")):
+            return Unpredicted.ENGINE_SPECIFIC  # each prompt has its own
     return None
 
 
 def _asked(request: InferenceRequest) -> memoryview:
     """The raw messages, prompt or input of a request."""
-    for name in ("messages", "prompt", "input"):
+    for name in ("messages", request.prompt_field, "input"):
         raw = request.members.raw(name)
         if raw is not None:
             return raw

@@ -22,7 +22,8 @@ T = TypeVar("T")
 READ_FIELDS = frozenset(
     (
         "add_generation_prompt", "add_special_tokens", "best_of", "cache_salt", "chat_template",
-        "chat_template_kwargs", "continue_final_message", "documents", "echo", "input", "logprobs",
+        "chat_template_kwargs", "continue_final_message", "documents", "echo", "extra_key", "input", "logprobs",
+        "lora_path",
         "max_completion_tokens", "max_tokens", "messages", "mm_processor_kwargs", "model", "n", "prompt",
         "prompt_cache_key", "prompt_embeds", "prompt_logprobs", "reasoning_effort", "stream", "stream_options",
         "suffix", "tools", "top_logprobs", "truncate_prompt_tokens", "user", "vllm_xargs",
@@ -50,6 +51,7 @@ class Endpoint(Enum):
     CHAT = "/v1/chat/completions"
     COMPLETIONS = "/v1/completions"
     EMBEDDINGS = "/v1/embeddings"
+    GENERATE = "/generate"  # SGLang's own; read by `generate`
 
 
 class InferenceRequest(msgspec.Struct, frozen=True, gc=False):
@@ -69,6 +71,14 @@ class InferenceRequest(msgspec.Struct, frozen=True, gc=False):
     cache_salt: str | None = None
     user: str | None = None
     prompt_cache_key: str | None = None
+    adapter: str | None = None  # named in the body beside the model
+
+    @property
+    def prompt_field(self) -> str:
+        """The field that holds the prompts of anything but a chat."""
+        if self.endpoint is not Endpoint.GENERATE:
+            return "prompt"
+        return "text" if self.members.is_present("text") else "input_ids"
 
     @property
     def body_bytes(self) -> int:
@@ -111,7 +121,7 @@ def parse(endpoint: Endpoint, body: bytes) -> InferenceRequest:
         prompts=_count_prompts(endpoint, members),
         max_output_tokens=max_tokens,
         prompt_logprobs=("prompt_logprobs" in spans or "echo" in spans) and _wants_prompt_logprobs(endpoint, members),
-        cache_salt=_text(members, "cache_salt") if "cache_salt" in spans else None,
+        cache_salt=(_text(members, "cache_salt") or None) if "cache_salt" in spans else None,
         user=_text(members, "user") if "user" in spans else None,
         prompt_cache_key=_text(members, "prompt_cache_key") if "prompt_cache_key" in spans else None,
     )

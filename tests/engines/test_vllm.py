@@ -4,7 +4,17 @@ import json
 
 import pytest
 
-from router.engines.vllm import Metrics, NoEvents, Vllm, parse_event_sources, parse_metrics, parse_models, parse_version
+from router.engines.answers import NoEvents
+from router.engines.base import EngineLoad
+from router.engines.vllm import (
+    Metrics,
+    Vllm,
+    parse_event_sources,
+    parse_loads,
+    parse_metrics,
+    parse_models,
+    parse_version,
+)
 from router.events.kinds import WireFault
 from router.fleet.replica import EventAddress, Facts
 
@@ -99,7 +109,37 @@ def test_events_that_cannot_be_heard_come_with_their_reason(body: bytes, word: s
 def test_each_data_parallel_rank_has_its_own_source() -> None:
     body = json.dumps({"1": {"publisher": "zmq", "endpoint": "tcp://*:5601"}}).encode()
     assert parse_event_sources(body, "http://h:1", rank=1) == EventAddress("tcp://h:5601")
-    assert isinstance(parse_event_sources(body, "http://h:1"), NoEvents)
+
+
+def test_a_server_of_one_rank_of_many_counts_its_own_from_nought() -> None:
+    """--data-parallel-external-lb: the numbers run through the deployment, one address has one of them."""
+    body = json.dumps({"5": {"publisher": "zmq", "endpoint": "tcp://*:5605"}}).encode()
+    assert parse_event_sources(body, "http://h:1") == EventAddress("tcp://h:5605")
+    metrics = METRICS.replace('engine="0"', 'engine="5"').replace('engine="1"', 'engine="5"')
+    answers = {"/kv_event_sources": body, "/metrics": metrics.encode()}
+    assert Vllm().learned("http://h:1", answers)[0].ranks == 1
+    assert set(Vllm().loads(answers)) == {0}
+
+
+def test_load_and_cache_are_those_of_each_engine_behind_the_address() -> None:
+    metrics = METRICS.replace(
+        "vllm:cache_config_info{",
+        'vllm:cache_config_info{engine="1",block_size="32",num_gpu_blocks="7"} 1.0\n'
+        'vllm:kv_cache_usage_perc{engine="1",model_name="tiny"} 0.5\nvllm:cache_config_info{engine="0",',
+    )
+    assert parse_loads(metrics) == {
+        0: EngineLoad(8, 0, prefix_queries_tokens=30938, prefix_hits_tokens=9120),
+        1: EngineLoad(running_requests=3, used_ratio=0.5),
+    }
+    assert parse_metrics(metrics).cache_blocks == 48
+    assert parse_metrics(metrics, rank=1).cache_blocks == 7
+    assert Vllm().learned("http://h:1", {"/metrics": metrics.encode()})[0].ranks == 2
+
+
+def test_a_look_alike_is_recognised_by_its_metrics_or_by_who_owns_its_models() -> None:
+    assert Vllm().recognises({"/metrics": b'vllm:num_requests_running{model_name="x"} 0'})
+    assert Vllm().recognises({"/v1/models": b'{"data":[{"id":"m","owned_by":"vllm"}]}'})
+    assert not Vllm().recognises({"/v1/models": b'{"data":[{"id":"m","owned_by":"sglang"}]}', "/version": b"{}"})
 
 
 def test_the_dialect_gathers_the_facts_and_says_what_it_could_not_learn() -> None:
@@ -117,7 +157,7 @@ def test_the_dialect_gathers_the_facts_and_says_what_it_could_not_learn() -> Non
     assert facts.events == EventAddress("tcp://h:5600", "tcp://h:5700", "kv")
     assert [model.name for model in facts.models] == ["tiny"]
     less, remarks = vllm.learned("http://h:1", {"/kv_event_sources": b"{}", "/version": b"?"})
-    assert less == Facts()
+    assert less == Facts(engine="vllm")
     assert len(remarks) == 2
     assert vllm.tokens(b'{"count":2,"max_model_len":9,"tokens":[402,537],"token_strs":null}') == [402, 537]
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from router.engines.vllm_wire import MAX_RUN_BLOCKS, decode, frames, replay_request
+from router.engines.batches import MAX_RUN_BLOCKS
+from router.engines.vllm_wire import decode, frames, replay_request
 from router.events.kinds import Cleared, Removed, Skip, Stored, WireFault
 from router.index.base import Tier
 from router.prompt.blocks import pack_tokens
@@ -35,7 +34,7 @@ def only(raw: bytes) -> Stored:
 
 
 def test_every_recorded_payload_is_read_whole() -> None:
-    files = sorted(FRAMES.glob("*.jsonl"))
+    files = sorted(FRAMES.glob("vllm_*.jsonl"))
     assert files
     read = 0
     for file in files:
@@ -132,6 +131,46 @@ def test_media_and_embedding_digests_stay_with_their_block_and_a_later_string_is
     assert later.extras[0] != b""
 
 
+def test_several_media_and_digests_may_share_a_block_and_span_blocks() -> None:
+    """As vLLM orders them: adapter, [media id, offset in the block]..., salt, digest of prompt embeddings."""
+    keys = [["ada", ["cat", 1], ["dog", -3], "salt", b"d1"], ["ada", ["dog", -5], b"d2"]]
+    event = only(payload(stored(lora_name="ada", extra_keys=keys)))
+    assert (event.adapter, event.salt) == ("ada", "salt")
+    assert [msgspec.msgpack.decode(extra) for extra in event.extras] == [
+        [["cat", 1], ["dog", -3], b"d1"],
+        [["dog", -5], b"d2"],
+    ]
+    moved = only(payload(stored(lora_name="ada", extra_keys=[["ada", ["cat", 2], "salt"], ["ada"]])))
+    assert moved.extras[0] != event.extras[0]
+
+
+def test_a_store_that_others_share_is_remote_wherever_its_medium_is() -> None:
+    assert only(payload(stored(medium="STORAGE", locality="REMOTE", ownership="fs"))).tier is Tier.REMOTE
+    assert only(payload(stored(medium="CPU", locality="LOCAL"))).tier is Tier.CPU
+    gone = {"type": "BlockRemoved", "block_hashes": [1], "medium": "STORAGE", "locality": "REMOTE", "ownership": "fs"}
+    assert decode(payload(gone)).events == (Removed((1,), Tier.REMOTE),)
+    as_array = ["BlockRemoved", [1], "STORAGE", 0, "REMOTE", "fs"]
+    assert decode(payload(as_array)).events == (Removed((1,), Tier.REMOTE),)
+
+
+@pytest.mark.parametrize("kind", [None, "full_attention", "mla_attention", "sink_full_attention"])
+def test_groups_the_hit_rule_holds_for_are_indexed(kind: str | None) -> None:
+    assert only(payload(stored(kv_cache_spec_kind=kind, kv_cache_spec_sliding_window=None, group_idx=0))).salt is None
+
+
+@pytest.mark.parametrize(
+    "kind", ["sliding_window", "sliding_window_mla", "mamba", "chunked_local_attention", "unknown"]
+)
+def test_groups_it_does_not_hold_for_are_counted(kind: str) -> None:
+    batch = decode(payload(stored(kv_cache_spec_kind=kind, kv_cache_spec_sliding_window=128)))
+    assert (batch.events, batch.skipped) == ((), (Skip.OTHER_GROUP,))
+
+
+def test_a_store_that_leaves_out_what_sets_caches_apart_is_not_taken_for_the_cpus() -> None:
+    """Mooncake's: `cpu` in small letters, no adapter, no salt."""
+    assert decode(payload(stored(medium="cpu"))).skipped == (Skip.UNKNOWN_MEDIUM,)
+
+
 def test_an_adapter_known_by_its_number_only_is_kept_apart_from_the_base_model() -> None:
     assert only(payload(stored(lora_id=3))).adapter == "#3"
 
@@ -169,15 +208,6 @@ def test_one_strange_event_is_counted_and_costs_only_itself(event: object, cause
     assert batch.skipped == (cause,)
 
 
-def test_slower_mediums_become_tiers() -> None:
-    tiers = {"CPU": Tier.CPU, "STORAGE": Tier.DISK, "DISK": Tier.DISK, "REMOTE": Tier.REMOTE}
-    for medium, tier in tiers.items():
-        assert only(payload(stored(medium=medium))).tier is tier
-        assert decode(payload({"type": "BlockRemoved", "block_hashes": [1], "medium": medium})).events == (
-            Removed((1,), tier),
-        )
-
-
 def test_a_very_long_run_comes_in_pieces_that_hang_on_each_other() -> None:
     count = 2 * MAX_RUN_BLOCKS + 3
     keys: list[list[str] | None] = [["salt"], *[None] * (count - 1)]
@@ -209,18 +239,6 @@ def test_what_is_no_batch_at_all_is_one_kind_of_fault(raw: bytes) -> None:
         decode(raw)
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.binary(max_size=60), st.integers(0, 400), st.integers(0, 255))
-def test_no_bytes_whatever_raise_anything_else(noise: bytes, at: int, value: int) -> None:
-    damaged = bytearray(payload(stored(extra_keys=[["x"], None]), {"type": "BlockRemoved", "block_hashes": [1]}))
-    damaged[at % len(damaged)] = value
-    for raw in (noise, bytes(damaged)):
-        try:
-            decode(raw)
-        except WireFault:
-            continue
-
-
 def test_live_and_replayed_frames_of_both_framings_are_read_from_the_end() -> None:
     seq = struct.pack(">Q", 258)
     assert frames([b"topic", seq, b"p"]) == (258, b"p")
@@ -239,7 +257,7 @@ def test_a_message_of_other_frames_is_a_fault(message: list[bytes]) -> None:
 
 def test_recorded_replay_frames_are_read() -> None:
     seen = ends = 0
-    for file in FRAMES.glob("*.jsonl"):
+    for file in FRAMES.glob("vllm_*.jsonl"):
         for line in file.read_text().splitlines():
             entry = json.loads(line)
             if entry["kind"] == "replay_frame":

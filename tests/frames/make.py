@@ -1,12 +1,14 @@
-"""Trims full recordings of a real vLLM 0.32.0 into the compact frame files beside this script.
+"""Trims full recordings of a real vLLM 0.32.0 and a real SGLang 0.5.23 into the compact frame files beside this script.
 
-`python tests/frames/make.py RECORDINGS` where RECORDINGS holds the folders named in SOURCES, a JSONL file per scenario.
-The engine's state carries over from scenario to scenario, so a file keeps a run of scenarios from the very first on.
+`python tests/frames/make.py RECORDINGS` where RECORDINGS holds `vllm_kv_events` with the folders named in SOURCES, a
+JSONL file per scenario, and SGLANG_SOURCE. vLLM's state carries over from scenario to scenario, so a file keeps a run
+of scenarios from the very first on; SGLang's is one run.
 
 Lines by `kind`, each with `t` in seconds: `scenario` and `note` (text), `request` (tag, path, body without its prompt),
 `event` (topic, seq, payload_hex), `response` (tag, prompt_token_ids, cached_tokens, completion_tokens),
 `replay_request` (start_seq), `replay_frame` (frames_hex as a DEALER sees them). Payloads and replay frames are exact
-bytes. The first replay, of the whole buffer, is left out: its payloads are those of the events.
+bytes. The first replay, of the whole buffer, is left out: its payloads are those of the events. SGLang does not tell
+the tokens of a prompt: those of a response are the request's own, and a chat's are missing.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ SOURCES = {
     "vllm_b_block64.jsonl": ("b_block64_bytes_sha256cbor", "06"),
     "vllm_legacy.jsonl": ("a_legacy_array_derived", "06"),
 }
+SGLANG_SOURCE, SGLANG_TARGET = "sglang_kv_events/sglang_0.5.23_page16.jsonl", "sglang_page16.jsonl"
+REPLAYED = 3  # of SGLang's replayed batches, the first; and the end marker
 LEFT_OUT_OF_BODIES = ("prompt", "messages", "temperature", "seed")
 
 
@@ -78,11 +82,38 @@ def tail_replay(folder: Path) -> Iterator[dict[str, Any]]:
     yield from (line for line in lines[start:] if line)
 
 
+def sglang_lines(file: Path) -> Iterator[dict[str, Any]]:
+    """The kept lines of the SGLang recording."""
+    prompts: dict[str, list[int]] = {}
+    replayed = 0
+    for text in file.read_text().splitlines():
+        line = json.loads(text)
+        kind, out = line["kind"], {"kind": line["kind"], "t": line["t"]}
+        if kind == "request" and line["method"] == "POST" and "tokenize" not in line["path"]:
+            body = dict(line["body"] or {})
+            prompts[line["tag"]] = body.pop("input_ids", [])
+            kept = {name: value for name, value in body.items() if name in ("cache_salt", "extra_key", "stream")}
+            yield out | {"tag": line["tag"], "path": line["path"], "body": kept}
+        elif kind == "response" and isinstance(line["json"], dict) and "meta_info" in line["json"]:
+            told = {name: line["json"]["meta_info"][name] for name in ("cached_tokens", "completion_tokens")}
+            yield out | {"tag": line["tag"], "prompt_token_ids": prompts[line["tag"]]} | told
+        elif kind == "event":
+            yield out | {name: line[name] for name in ("topic", "seq", "payload_hex")}
+        elif kind == "replay_frame":
+            replayed += 1
+            if replayed <= REPLAYED or line["frames_hex"][-2] == "f" * 16:
+                yield out | {"frames_hex": line["frames_hex"]}
+
+
+def write(target: str, lines: Iterator[dict[str, Any]]) -> None:
+    text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
+    (Path(__file__).parent / target).write_text(text)
+
+
 def main(recordings: Path) -> None:
     for target, (folder, last_scenario) in SOURCES.items():
-        lines = trimmed_lines(recordings / folder, last_scenario)
-        text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
-        (Path(__file__).parent / target).write_text(text)
+        write(target, trimmed_lines(recordings / "vllm_kv_events" / folder, last_scenario))
+    write(SGLANG_TARGET, sglang_lines(recordings / SGLANG_SOURCE))
 
 
 if __name__ == "__main__":
