@@ -40,6 +40,11 @@ def _show_cache(receipt: Json, console: Console) -> None:
         )
     if verdict is not None and not verdict["judged"]:
         console.print(f"[dim]not judged: {verdict['cause'].replace('_', ' ')}[/dim]")
+    elif verdict is not None and not verdict["exact"]:
+        console.print(
+            f"off by {verdict['error_blocks']:+d} blocks, cause: {verdict['cause'].replace('_', ' ')}",
+            highlight=False,
+        )
 
 
 def _candidates(rows: list[Json]) -> Table:

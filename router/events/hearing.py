@@ -6,9 +6,11 @@ the index. The rules of proof without names are in `adopt`.
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,6 +24,7 @@ from router.index.memory import MemoryIndex
 from router.prompt.blocks import child_hash
 
 COVERAGE_STORES = 256
+REMEMBERED_REMOVALS = 4096  # a power of two
 
 
 @dataclass(slots=True)
@@ -39,6 +42,15 @@ class Tally:
     other_block_size: int = 0  # stores (events) of another block size than the first one heard
     unplaced: int = 0  # stores in a slower tier below a name never heard
     no_room: int = 0
+
+
+class Pulse(NamedTuple):
+    """Where a stream stands: compared with a later one, it tells what happened in between."""
+
+    story: int
+    stored: int  # the rest are blocks, as in `Tally`
+    orphaned: int
+    removed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +71,7 @@ class Hearing:
         self.up = False
         self.story = 0  # which beginning of the replica's cache this is; 0: none has begun
         self.whole = False
+        self.lost: str | None = None  # what shows that this story has lost something
         self.exact_reports = 0  # in a row
         self.block_size_tokens: int | None = None
         self.attached: deque[bool] = deque(maxlen=COVERAGE_STORES)
@@ -74,14 +87,32 @@ class Hearing:
         self._owned: set[int] | None = None  # every block held, while not whole: a nameless one must not count twice
         self._next_up: int | None = None  # nameless parent of the block removed last
         self._charged_bytes = 0
+        self._removals = array("Q", bytes(8 * REMEMBERED_REMOVALS))  # a ring, by count of removals
+
+    @property
+    def plain_root(self) -> int:
+        """The hash before the first block of a prompt with neither adapter nor salt."""
+        return self._root(None, None)
+
+    @property
+    def pulse(self) -> Pulse:
+        tally = self.tally
+        return Pulse(self.story, tally.stored, tally.orphaned, tally.removed)
+
+    def removed_since(self, removed: int, blocks: Iterable[int]) -> bool:
+        """Whether one of the blocks was among the removals after the first so many. Only the last ones are known."""
+        now = self.tally.removed
+        first = max(removed, now - REMEMBERED_REMOVALS)
+        lately = {self._removals[at % REMEMBERED_REMOVALS] for at in range(first, now)}
+        return not lately.isdisjoint(blocks)
 
     def leave(self) -> None:
         """Give back all that is held and charged; nothing may be asked of this hearing any more."""
         self._index.leave(self._seat, _owned(self._names, self.nameless))
         self._index.budget.release(self._charged_bytes)
 
-    def forget(self, *, whole: bool) -> None:
-        """A story begins: from the engine's empty cache (`whole`), or somewhere later."""
+    def forget(self, *, whole: bool, lost: str | None = None) -> None:
+        """A story begins: from the engine's empty cache (`whole`), or somewhere later; perhaps because of a loss."""
         self._index.clear(self._seat, _owned(self._names, self.nameless))
         self._index.budget.release(self._charged_bytes)
         self._charged_bytes = 0
@@ -92,6 +123,7 @@ class Hearing:
         self.attached.clear()
         self._owned = None if whole else set()
         self.whole = whole
+        self.lost = lost
         self.story += 1
         self.exact_reports = 0
         self._next_up = None
@@ -115,6 +147,14 @@ class Hearing:
                 return
         if not self.whole:
             self.attached.append(True)
+        if event.tier is not Tier.GPU:
+            # A connector may leave out what sets a chain apart (vLLM's offloading tells no salt and no media). The name
+            # it shares with the block it copied leaves out nothing.
+            known = [self._names.block(name) for name in event.names]
+            blocks = [block for block in known if block is not None]
+            if len(blocks) == len(known):
+                self._hold(event.names, blocks, parent, event.tier)
+                return
         self._index_run(event, parent)
         if self.orphans:
             self._adopt(self.orphans.waits(event.names))
@@ -162,7 +202,7 @@ class Hearing:
         taken = self._index.store_run(self._seat, blocks, parent, tier) if self._index.budget.room_bytes > 0 else 0
         if taken < len(blocks):
             self.tally.no_room += len(blocks) - taken
-            self._not_whole()
+            self._not_whole("no memory was left to index a block")
             names, blocks = names[:taken], blocks[:taken]
         self._charge(NAME_BYTES * self._names.add(names, blocks, tier))
         if self._owned is not None:
@@ -175,6 +215,7 @@ class Hearing:
         found = self._names.remove(name, tier)
         if found is not None:
             block, last = found
+            self._removals[self.tally.removed % REMEMBERED_REMOVALS] = block
             self.tally.removed += 1
             held = self._index.remove(self._seat, block, tier)
             if last:
@@ -194,7 +235,7 @@ class Hearing:
             self.tally.removed_unknown += 1
 
     def _orphan(self, event: Stored) -> None:
-        self._not_whole()
+        self._not_whole("blocks were stored below one never heard of")
         self.attached.append(False)
         self.tally.orphaned += len(event.names)
         if self._index.budget.room_bytes < ORPHAN_BYTES * len(event.names):
@@ -294,9 +335,11 @@ class Hearing:
             self._owned.discard(block)
         return True
 
-    def _not_whole(self) -> None:
+    def _not_whole(self, why: str) -> None:
         if self._owned is None:
             self._owned = set(self._names.blocks())
+        if self.whole:
+            self.lost = why
         self.whole = False
 
     def _charge(self, amount_bytes: int) -> None:

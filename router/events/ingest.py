@@ -18,15 +18,16 @@ be whole shows that something was lost, and ends the claim. So does a store ther
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 
 from router.events.adopt import Sent
-from router.events.hearing import Bounds, Hearing, Tally
+from router.events.hearing import Bounds, Hearing, Pulse, Tally
 from router.events.kinds import Cleared, Event, Removed, Stored
 from router.fleet.replica import Seat
 from router.index.base import Trust
 from router.index.memory import MemoryIndex
-from router.prompt.blocks import BlockHashes, TokenIds, root_hash
+from router.prompt.blocks import BlockHasher, BlockHashes, TokenIds, root_hash
 
 PROMOTION_REPORTS = 100
 REMEMBERED_ROOTS = 1024  # (adapter, salt) pairs; salts can be one per user, so the memory of them is dropped when full
@@ -47,6 +48,7 @@ class Ingest:
         self._bounds = bounds or Bounds()
         self._hearings: dict[Seat, Hearing] = {}
         self._roots: dict[tuple[str, str | None, str | None], int] = {}
+        self._hasher = BlockHasher(0)
 
     # Seats and streams
 
@@ -68,12 +70,15 @@ class Ingest:
         if hearing is not None:
             hearing.up = up
 
-    def begin(self, seat: Seat, *, whole: bool) -> None:
-        """Forget the replica's blocks: its story begins (anew), from its empty cache (`whole`) or later."""
+    def begin(self, seat: Seat, *, whole: bool, lost: str | None = None) -> None:
+        """Forget the replica's blocks: its story begins (anew), from its empty cache (`whole`) or later.
+
+        `lost` says in words that something was missed before, and how that shows.
+        """
         hearing = self._hearings.get(seat)
         if hearing is not None:
             hearing.block_size_tokens = None
-            hearing.forget(whole=whole)
+            hearing.forget(whole=whole, lost=lost)
 
     def apply(self, seat: Seat, event: Event) -> None:
         """One event, in the stream's order. Costs at most the event's blocks, and the orphans it brings home."""
@@ -157,6 +162,36 @@ class Ingest:
     def tally(self, seat: Seat) -> Tally:
         hearing = self._hearings.get(seat)
         return Tally() if hearing is None else hearing.tally
+
+    # What a miss is explained with
+
+    def pulse(self, seat: Seat) -> Pulse | None:
+        """Where the replica's stream stands; None: no story of it has begun."""
+        hearing = self._hearings.get(seat)
+        return None if hearing is None or not hearing.story else hearing.pulse
+
+    def whole(self, seat: Seat) -> bool:
+        """Whether its story is told from an empty cache on, with nothing known to be missing."""
+        hearing = self._hearings.get(seat)
+        return hearing is not None and hearing.whole
+
+    def lost(self, seat: Seat) -> str | None:
+        """What shows that its story has lost something, as long as that lowers its trust."""
+        hearing = self._hearings.get(seat)
+        return None if hearing is None or self.trust(seat) is not Trust.CATCHING_UP else hearing.lost
+
+    def removed_since(self, seat: Seat, pulse: Pulse | None, blocks: Iterable[int]) -> bool:
+        """Whether one of the blocks was removed since then (None: ever), as far as is remembered."""
+        hearing = self._hearings.get(seat)
+        return hearing is not None and hearing.removed_since(0 if pulse is None else pulse.removed, blocks)
+
+    def plain_blocks(self, seat: Seat, tokens: TokenIds, block_size_tokens: int) -> int:
+        """Leading blocks of the prompt held as if neither adapter nor salt belonged to it. Hashes the whole prompt."""
+        hearing = self._hearings.get(seat)
+        if hearing is None:
+            return 0
+        hashes = self._hasher.hashes(tokens, hearing.plain_root, block_size_tokens)
+        return self._index.held_depth(seat, hashes)
 
     # Parts
 

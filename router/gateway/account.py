@@ -6,30 +6,39 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass
 from random import Random
 
 from router.clock import Clock
 from router.errors import NoReplica, Overloaded, UpstreamTimeout
 from router.events.ingest import Ingest
+from router.events.silence import Silence
 from router.fleet.ledger import Ledger
 from router.fleet.rates import Rates
 from router.fleet.sessions import Sessions
 from router.gateway.exchange import Exchange
 from router.gateway.headers import RawHeaders, first
 from router.gateway.journal import Journal
+from router.gateway.misses import Missed, Misses
 from router.gateway.receipts import Receipt, Receipts, Tried
 from router.gateway.trust import EffectiveTrust
-from router.index.accuracy import Accuracy, InFlight, Verdict
+from router.index.accuracy import Accuracy, Unjudged, Verdict
+from router.index.base import Trust
+from router.index.counters import Counters
 from router.index.guessed import Guessed
+from router.index.in_flight import InFlight
 from router.index.recent import OpenLeases
 from router.metrics import Metrics, Outcome
 from router.policy.decision import Decision
+from router.prompt.blocks import BlockHashes
+from router.prompt.prompt import Unpredicted
 from router.prompt.request import Endpoint
 
 # Of a request that does not say how much it wants: the median answer of the traces we know is shorter.
 OUTPUT_TOKENS_ESTIMATE = 256
 NO_REPLICA_LABEL = "none"  # the metric label of a request that was sent nowhere
+NO_HASHES: BlockHashes = array("Q")  # of a prompt shorter than a block
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +57,9 @@ class Books:
     receipts: Receipts
     metrics: Metrics
     journal: Journal[Receipt]
+    silence: Silence
+    misses: Misses
+    counters: Counters
 
 
 class Account:
@@ -210,6 +222,8 @@ class Account:
             prompt_logprobs=request.prompt_logprobs,
             sibling_in_flight=exchange.sibling,
         )
+        if verdict.miss is not None or verdict.cause is not None:
+            self._look_closer(exchange, verdict)
         books.trust.refresh(seat)
         self._count(exchange, verdict, reported)
         if size is not None and exchange.hashes is not None and reported is not None and request.prompts == 1:
@@ -217,6 +231,10 @@ class Account:
             books.guessed.reported(seat, exchange.hashes, cached_blocks, exchange.predicted_cached_tokens // size)
             if exchange.sent is not None:
                 books.ingest.reported(seat, exchange.sent, reported)
+        if size is not None and exchange.hashes and not request.prompt_logprobs:
+            cached_blocks = (exchange.predicted_cached_tokens if reported is None else reported) // size
+            if min(len(exchange.hashes), (prompt.prompt_tokens - 1) // size) > cached_blocks:
+                books.silence.finished(seat)
         if exchange.first_token_seconds is not None:
             cached = reported if reported is not None else exchange.expected_cached_tokens
             books.rates.observe(
@@ -228,6 +246,37 @@ class Account:
                 predicted_queue_seconds=exchange.queue_seconds,
             )
         return verdict
+
+    def _look_closer(self, exchange: Exchange, verdict: Verdict) -> None:
+        """What an exact request needs not: why it was not, or what stands in for a report that did not come."""
+        request, prompt, decision, books = exchange.request, exchange.prompt, exchange.decision, self._books
+        assert request is not None
+        assert prompt is not None
+        assert decision is not None
+        seat, size = decision.seat, decision.block_size_tokens
+        if verdict.miss is not None and size is not None:
+            missed = Missed(
+                verdict.miss,
+                seat,
+                exchange.sent_seconds,
+                verdict.reported_tokens,
+                size,
+                exchange.hashes or NO_HASHES,
+                prompt.tokens,
+                in_namespace=request.cache_salt is not None or exchange.adapter is not None,
+                is_proof=exchange.sent is not None,
+            )
+            books.misses.saw(missed, self._clock.now())
+        elif verdict.cause is Unjudged.NO_REPORT and size is not None:
+            books.counters.finished(
+                seat,
+                prompt_tokens=prompt.total_tokens,
+                predicted_tokens=exchange.predicted_cached_tokens,
+                block_size_tokens=size,
+                lower_bound=exchange.stream_trust is Trust.CATCHING_UP,
+            )
+        elif prompt.unpredicted is Unpredicted.EXTRA_KEY:
+            books.misses.unseen_key(seat)
 
     def _count(self, exchange: Exchange, verdict: Verdict, reported_tokens: int | None) -> None:
         metrics, decision, prompt = self._books.metrics, exchange.decision, exchange.prompt

@@ -172,4 +172,5 @@ def _verdict_json(verdict: Verdict) -> dict[str, object]:
         "reported_cached_tokens": verdict.reported_tokens,
         "error_blocks": verdict.error_blocks,
         "missed": verdict.missed,
+        "cause": None if verdict.miss is None else verdict.miss.cause.value,
     }

@@ -16,11 +16,18 @@ nothing is ever confirmed, while a guess without events is mostly right. Request
 or a replica could never redeem itself.
 
 While the stream is CATCHING_UP a prediction is a lower bound: to report more is no miss.
+
+Why a miss came about is found by whoever can look at the rest of the house (`causes` has the theory), and kept here
+beside the figures. Where answers never tell cached tokens, the engine's counters stand in for them: a stretch of
+requests then counts like one judged request (`counters`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 
 import msgspec
@@ -29,6 +36,8 @@ import numpy as np
 from router.fleet.columns import grown
 from router.fleet.replica import FloatArray, IntArray, Seat
 from router.index.base import Trust
+from router.index.causes import Cause
+from router.index.suspicion import Miss, Suspicion, suspected
 
 TRUST_WINDOW = 50  # judged requests
 MISSES_MASK = (1 << TRUST_WINDOW) - 1
@@ -44,6 +53,11 @@ PRIOR_BELIEF = 0.7
 NEWEST_SHARE = 0.05
 LOWEST_BELIEF = 0.25  # below it a GUESSED seat becomes LOAD_ONLY
 REDEEMED_BELIEF = 0.5  # above it again GUESSED
+
+# Upper ends of the buckets of signed errors, in blocks; a last bucket has what is above.
+ERROR_BOUNDS = (-65, -17, -5, -2, -1, 0, 1, 4, 16, 64)
+EXACT_BUCKET = ERROR_BOUNDS.index(0)
+FEWEST_FOR_USUAL = 5  # hits that show the same error before it can be called usual
 
 
 class Unjudged(Enum):
@@ -64,6 +78,7 @@ class Verdict(msgspec.Struct, frozen=True, gc=False):
     reported_tokens: int = 0
     error_blocks: int = 0
     missed: bool = False  # by more than a block, in a direction that counts: what trust falls on
+    miss: Miss | None = None  # whose cause may still change for a moment; None: exact, or not judged
 
     @property
     def judged(self) -> bool:
@@ -80,9 +95,13 @@ class _Record:
 
     misses: int = 0  # the last TRUST_WINDOW judged as bits, 1 = missed
     clean_in_a_row: int = 0
-    raw_errors: tuple[float, ...] = ()  # blocks, before the habit; the last HABIT_WINDOW with a prediction above 0
+    # Blocks, before the habit; of those with a prediction above 0.
+    raw_errors: deque[float] = field(default_factory=lambda: deque(maxlen=HABIT_WINDOW))
     habit_blocks: int = 0
     truth: Trust = Trust.EXACT  # as the column has it
+    weighed: int = 0  # judged requests, and stretches of counted ones
+    recent: deque[Miss] = field(default_factory=lambda: deque(maxlen=TRUST_WINDOW))
+    suspicion: Suspicion | None = None
 
 
 class Accuracy:
@@ -99,6 +118,8 @@ class Accuracy:
         self._truth: IntArray = np.zeros(0, dtype=np.int64)
         self._belief: FloatArray = np.zeros(0)
         self._records: list[_Record] = []
+        self._errors: list[list[int]] = []  # by seat and bucket; the exact ones are counted in their column alone
+        self._causes: list[Counter[Cause]] = []
 
     def join(self, seat: Seat) -> None:
         """Make room for a seat. What is known of a returning one stays; `restarted` drops it."""
@@ -112,6 +133,8 @@ class Accuracy:
         self._belief = grown(self._belief, rows, PRIOR_BELIEF)
         while len(self._records) < rows:
             self._records.append(_Record())
+            self._errors.append([0] * (len(ERROR_BOUNDS) + 1))
+            self._causes.append(Counter())
 
     def restarted(self, seat: Seat) -> None:
         """The engine is a new process: its habit and its past lies are another's. The totals stay."""
@@ -158,13 +181,56 @@ class Accuracy:
         error_blocks = _blocks(reported_tokens - predicted_tokens, block_size_tokens)
         missed = error_blocks < -1 or (error_blocks > 1 and not lower_bound)
         self.judged[seat] += 1
-        self.exact[seat] += error_blocks == 0
-        self.error_blocks[seat] += error_blocks
-        if predicted_tokens > 0:
-            confirmed = min(reported_tokens, predicted_tokens) / predicted_tokens
-            self._belief[seat] += NEWEST_SHARE * (confirmed - self._belief[seat])
+        self._confirm(seat, predicted_tokens, reported_tokens)
         self._weigh(seat, record, missed)
-        return Verdict(None, predicted_tokens, reported_tokens, error_blocks, missed)
+        if not error_blocks:
+            self.exact[seat] += 1
+            return Verdict(None, predicted_tokens, reported_tokens)
+        self.error_blocks[seat] += error_blocks
+        self._errors[seat][bisect_left(ERROR_BOUNDS, error_blocks)] += 1
+        predicted_blocks = predicted_tokens // block_size_tokens
+        told = stream is not Trust.GUESSED
+        miss = Miss(record.weighed, predicted_blocks, predicted_blocks + error_blocks, missed, told)
+        record.recent.append(miss)
+        return Verdict(None, predicted_tokens, reported_tokens, error_blocks, missed, miss)
+
+    def counted(
+        self,
+        seat: Seat,
+        *,
+        predicted_tokens: int,
+        hit_tokens: int,
+        tolerance_tokens: int,
+        lower_bound: bool,
+        block_size_tokens: int,
+    ) -> None:
+        """Hold what an engine counted over a stretch of requests against the sum of their predictions (R 5.1)."""
+        record = self._records[seat]
+        error_tokens = hit_tokens - predicted_tokens
+        missed = error_tokens < -tolerance_tokens or (error_tokens > tolerance_tokens and not lower_bound)
+        self._confirm(seat, predicted_tokens, hit_tokens)
+        self._weigh(seat, record, missed)
+        if missed:
+            predicted_blocks, hit_blocks = predicted_tokens // block_size_tokens, hit_tokens // block_size_tokens
+            miss = Miss(record.weighed, predicted_blocks, hit_blocks, missed=True, told=True, cause=Cause.UNREPORTED)
+            record.recent.append(miss)
+            self._causes[seat][Cause.UNREPORTED] += 1
+            self.suspect(seat)
+
+    def suspect(self, seat: Seat) -> None:
+        """Causes of the seat's misses are known, or known better: form the suspicion anew."""
+        record = self._records[seat]
+        first = record.weighed - TRUST_WINDOW
+        window = [miss for miss in record.recent if miss.missed and miss.told and miss.number > first]
+        if len(window) > MOST_MISSES:
+            record.suspicion = suspected(window, min(record.weighed, TRUST_WINDOW))
+
+    def settle(self, seat: Seat, miss: Miss) -> None:
+        """The miss's cause is what it is: count it."""
+        self._causes[seat][miss.cause] += 1
+        self.suspect(seat)
+
+    # What is known
 
     def trust(self, seats: IntArray) -> IntArray:
         """Truth trust of the seats, as Trust values. The effective trust is its minimum with the stream's."""
@@ -188,12 +254,51 @@ class Accuracy:
         """The constant error learned for the replica: -1, 0 or 1."""
         return self._records[seat].habit_blocks
 
+    def weighed(self, seat: Seat) -> int:
+        """How many of its requests were ever held against their predictions since its process began."""
+        return self._records[seat].weighed
+
+    def usual(self, seat: Seat, error_blocks: int) -> bool:
+        """Whether most of the replica's last hits have just this error: a habit in the making."""
+        record = self._records[seat]
+        alike = record.raw_errors.count(error_blocks + record.habit_blocks)
+        return alike >= FEWEST_FOR_USUAL and 2 * alike > len(record.raw_errors)
+
+    def lately(self, seat: Seat, cause: Cause) -> bool:
+        """Whether one of the replica's recent misses has this cause."""
+        record = self._records[seat]
+        first = record.weighed - TRUST_WINDOW
+        return any(miss.cause is cause for miss in record.recent if miss.number > first)
+
+    def suspicion(self, seat: Seat) -> Suspicion | None:
+        """Why truth trust is lowered; None while it is not."""
+        return self._records[seat].suspicion
+
+    def causes(self, seat: Seat) -> Mapping[Cause, int]:
+        """Misses by cause, ever."""
+        return self._causes[seat]
+
+    def errors(self, seat: Seat) -> tuple[int, ...]:
+        """Judged requests by signed error: one count for each of `ERROR_BOUNDS`, and one for what is above."""
+        counts = self._errors[seat].copy()
+        counts[EXACT_BUCKET] = self.exact.item(seat)
+        return tuple(counts)
+
+    # Parts
+
+    def _confirm(self, seat: Seat, predicted_tokens: int, reported_tokens: int) -> None:
+        if predicted_tokens > 0:
+            confirmed = min(reported_tokens, predicted_tokens) / predicted_tokens
+            self._belief[seat] += NEWEST_SHARE * (confirmed - self._belief[seat])
+
     def _weigh(self, seat: Seat, record: _Record, missed: bool) -> None:
+        record.weighed += 1
         record.misses = (record.misses << 1 | missed) & MISSES_MASK
         record.clean_in_a_row = 0 if missed else record.clean_in_a_row + 1
         truth = record.truth
         if record.clean_in_a_row >= CLEAN_TO_RISE:
             truth = Trust.EXACT
+            record.suspicion = None
         elif truth is Trust.EXACT and record.misses.bit_count() > MOST_MISSES:
             truth = Trust.GUESSED
         if truth is Trust.GUESSED and self._belief[seat] < LOWEST_BELIEF:
@@ -203,35 +308,6 @@ class Accuracy:
         if truth is not record.truth:
             record.truth = truth
             self._truth[seat] = truth
-
-
-class InFlight:
-    """Which prompts are in flight where, to tell identical siblings. Changed at decide and at close, by the account.
-
-    For seats whose index is a guess: there a sibling's blocks are in the guess already, so `expected` does not show it.
-    """
-
-    def __init__(self) -> None:
-        self._open: dict[tuple[Seat, int], int] = {}
-
-    def __len__(self) -> int:
-        return len(self._open)
-
-    def enter(self, seat: Seat, prompt_key: int) -> bool:
-        """Count the prompt in (`prompt_key`: its last block's hash). Whether an identical one was there already."""
-        key = (seat, prompt_key)
-        before = self._open.get(key, 0)
-        self._open[key] = before + 1
-        return before > 0
-
-    def leave(self, seat: Seat, prompt_key: int) -> None:
-        """Undo one `enter`."""
-        key = (seat, prompt_key)
-        left = self._open[key] - 1
-        if left:
-            self._open[key] = left
-        else:
-            del self._open[key]
 
 
 def _why_unjudged(
@@ -263,9 +339,11 @@ def _blocks(tokens: int, block_size_tokens: int) -> int:
 
 def _learn_habit(record: _Record, raw_error_tokens: int, block_size_tokens: int) -> None:
     # A true quotient: only whole blocks can be a habit, five tokens too many are just wrong.
-    record.raw_errors = (*record.raw_errors[-(HABIT_WINDOW - 1) :], raw_error_tokens / block_size_tokens)
-    if len(record.raw_errors) < FEWEST_FOR_HABIT:
+    newest = raw_error_tokens / block_size_tokens
+    errors = record.raw_errors
+    errors.append(newest)
+    # Only an error that has just been seen once more can have become the habit.
+    if newest == record.habit_blocks or newest not in (-1, 0, 1) or len(errors) < FEWEST_FOR_HABIT:
         return
-    for habit in (-1, 0, 1):
-        if record.raw_errors.count(habit) >= HABIT_SHARE * len(record.raw_errors):
-            record.habit_blocks = habit
+    if errors.count(newest) >= HABIT_SHARE * len(errors):
+        record.habit_blocks = int(newest)

@@ -34,6 +34,12 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reorder_events: bool | None = None  # every second batch is published before the one it follows
     no_replay: bool | None = None  # replay requests are not answered
     malformed_events: int | None = None  # the next so many batches go out with a broken payload
+    # Lies: everything goes on, but something told is not so.
+    lose_events_ratio: float | None = None  # of batches, before they are numbered: no gap shows, no replay has them
+    announce_block_size: int | None = None  # tokens, on the metrics page; 0 ends it
+    template_preamble: str | None = None  # what the chat template puts in front of every prompt; empty ends it
+    hide_salts: bool | None = None  # events do not tell the cache salt
+    other_engine: bool = False  # another process answers, with the old one's start time and its numbering of events
 
 
 class Failures:
@@ -56,6 +62,10 @@ class Failures:
         self._drop_left = 0
         self._malformed_left = 0
         self._reorder = False
+        self._lose_ratio = 0.0
+        self.announced_block_size = 0
+        self.template_preamble = ""
+        self.hide_salts = False
         self._held: deque[tuple[int, bytes]] = deque()
 
     def obey(self, order: Order) -> None:
@@ -77,6 +87,13 @@ class Failures:
         self._drop_left = self._drop_left if order.drop_events_batches is None else order.drop_events_batches
         self._malformed_left = self._malformed_left if order.malformed_events is None else order.malformed_events
         self._reorder = self._reorder if order.reorder_events is None else order.reorder_events
+        self._lose_ratio = self._lose_ratio if order.lose_events_ratio is None else order.lose_events_ratio
+        if order.announce_block_size is not None:
+            self.announced_block_size = order.announce_block_size
+        if order.template_preamble is not None:
+            self.template_preamble = order.template_preamble
+        if order.hide_salts is not None:
+            self.hide_salts = order.hide_salts
 
     def status(self) -> int | None:
         """The status to refuse the next inference request with; None to serve it."""
@@ -100,6 +117,10 @@ class Failures:
         if self._chunks_left is not None:
             self._chunks_left -= 1
         return self._chunks
+
+    def loses_batch(self) -> bool:
+        """Whether the next batch is lost before it gets its number."""
+        return bool(self._lose_ratio) and self._random.random() < self._lose_ratio
 
     def published(self, sequence: int, payload: bytes) -> Iterator[tuple[int, bytes]]:
         """What goes out live when this batch should: nothing, the batch, a broken one, or two in the wrong order."""

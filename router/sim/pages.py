@@ -68,7 +68,8 @@ def metrics(replica: Replica, model_name: str) -> bytes:
     engine, limits = replica.engine, replica.settings.limits
     counters = engine.counters
     labels = f'engine="0",model_name="{model_name}"'
-    config = f'block_size="{limits.block_size_tokens}",enable_prefix_caching="True",engine="0",'
+    block_size = replica.failures.announced_block_size or limits.block_size_tokens
+    config = f'block_size="{block_size}",enable_prefix_caching="True",engine="0",'
     config += f'num_gpu_blocks="{limits.block_count}",prefix_caching_hash_algo="sha256"'
     computed = counters.prompt_tokens - counters.hit_tokens
     rows: list[tuple[str, str, str, float]] = [

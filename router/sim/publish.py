@@ -18,7 +18,7 @@ import zmq.asyncio
 
 from router.errors import ConfigError
 from router.sim.failures import Failures
-from router.sim.wire import Encoding, Event, encode_batch
+from router.sim.wire import Encoding, Event, encode_batch, without_salt
 
 END_OF_REPLAY = b"\xff" * 8
 BIND_TRIES = 50
@@ -81,8 +81,10 @@ class Publisher:
 
     def publish(self, wall_seconds: float, events: Sequence[Event]) -> None:
         """Send one batch; an engine step without news sends nothing."""
-        if not events:
+        if not events or self._failures.loses_batch():
             return
+        if self._failures.hide_salts:
+            events = [without_salt(event) for event in events]
         payload = encode_batch(wall_seconds, events, encoding=self._settings.encoding)
         self._kept.append((self._sequence, payload))
         for sequence, shown in self._failures.published(self._sequence, payload):

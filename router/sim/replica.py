@@ -86,6 +86,10 @@ class Replica:
         self.engine.timing = self.settings.timing.faster(1 / self.failures.slow)
         if order.restart_silent:
             self._begin_process()
+        if order.other_engine:
+            counters = self.engine.counters
+            self._swap_engine()
+            self.engine.counters = counters  # nothing that is told betrays it
         self._orders.put_nowait(order)
 
     def submit(self, job: Job, sink: asyncio.Queue[Output | None]) -> None:
@@ -135,10 +139,14 @@ class Replica:
 
     def _begin_process(self) -> None:
         """Everything a process holds in memory is lost, its open requests too."""
-        self._incarnation += 1
         self.process_start_time = self._clock.wall()
-        self.engine = self._new_engine()
         self._publisher.forget()
+        self._swap_engine()
+
+    def _swap_engine(self) -> None:
+        """Another engine, with an empty cache, its own names for blocks, and none of the open requests."""
+        self._incarnation += 1
+        self.engine = self._new_engine()
         for sink in self._sinks.values():
             sink.put_nowait(None)
         self._sinks.clear()

@@ -126,6 +126,9 @@ class Routes:
 
     async def _prompts(self, endpoint: Endpoint, body: Body) -> list[list[int]]:
         sources = texts(endpoint, body, self._model)
+        preamble = self._replica.failures.template_preamble
+        if preamble and body.messages is not None:
+            sources = [preamble + source if isinstance(source, str) else source for source in sources]
         new = sum(self._model.tokens.new_characters(source) for source in sources if isinstance(source, str))
         if new < LONG_TEXT_CHARACTERS:
             return tokenized(sources, endpoint, body, self._model)

@@ -91,6 +91,14 @@ def encode_batch(
     return _ENCODER.encode((time_seconds, shown, rank))
 
 
+def without_salt(event: Event) -> Event:
+    """The event as a publisher would send it that knows nothing of cache salts."""
+    if not isinstance(event, BlockStored) or not event.extra_keys:
+        return event
+    kept = [[key for key in keys or () if key == event.lora_name] or None for keys in event.extra_keys]
+    return msgspec.structs.replace(event, extra_keys=kept)
+
+
 def _old(event: Event) -> _OldStored | _OldRemoved | _OldCleared:
     if isinstance(event, BlockStored):
         return _OldStored(*(getattr(event, name) for name in BlockStored.__struct_fields__))

@@ -80,6 +80,7 @@ def test_a_receipt_tells_the_whole_story() -> None:
         "reported_cached_tokens": 320,
         "error_blocks": 0,
         "missed": False,
+        "cause": None,
     }
     assert msgspec.json.decode(msgspec.json.encode(told)) == told
 

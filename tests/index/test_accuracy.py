@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.fleet.replica import Seat
-from router.index.accuracy import Accuracy, InFlight, Unjudged, Verdict
+from router.index.accuracy import Accuracy, Unjudged, Verdict
 from router.index.base import Trust
 
 A, B = Seat(0), Seat(1)
@@ -261,16 +261,3 @@ def test_every_request_is_counted_once_and_a_clean_hundred_always_redeems(
     assert 0 <= judging.belief(np.array([A])).item() <= 1
     judge(judging, 10, 10, times=100)
     assert trust(judging) is Trust.EXACT
-
-
-def test_an_identical_prompt_in_flight_there_is_seen_until_it_left() -> None:
-    in_flight = InFlight()
-    assert not in_flight.enter(A, 7)
-    assert not in_flight.enter(B, 7)
-    assert in_flight.enter(A, 7)
-    in_flight.leave(A, 7)
-    assert in_flight.enter(A, 7)
-    for seat in (A, A, B):
-        in_flight.leave(seat, 7)
-    assert len(in_flight) == 0
-    assert not in_flight.enter(A, 7)

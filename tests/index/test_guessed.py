@@ -75,15 +75,17 @@ def test_the_imagined_cache_equals_an_lru_that_stamps_every_block(
             guessed.reported(HERE, hashes, cached, predicted)
             if cached < predicted:
                 model.forget(prompt[cached])
+            model.capacity_blocks = guessed.reach_blocks(HERE) or 0
             model.use(prompt)
         elif kind == "resize":
-            model.capacity_blocks = 4 * (told + 1)
-            guessed.guess(HERE, model.capacity_blocks)
+            guessed.guess(HERE, 4 * (told + 1))
+            model.capacity_blocks = guessed.reach_blocks(HERE) or 0
             model.shrink()
         else:
             guessed.clear(HERE)
             index.purge(told)
             model.stamps.clear()
+            model.capacity_blocks = guessed.reach_blocks(HERE) or 0
         for asked in PROMPTS:
             assert index.held_depth(HERE, hashes_of(asked)) == model.depth(asked)
     guessed.leave(HERE)
@@ -128,3 +130,76 @@ def test_a_seat_that_is_not_guessed_is_left_alone() -> None:
     guessed.sent(HERE, array("Q", [1, 2]))
     guessed.guess(HERE, None)
     assert index.held_depth(HERE, array("Q", [1, 2])) == 0
+
+
+def prompt(number: int, blocks: int) -> array[int]:
+    """A prompt of its own, shared with nobody."""
+    return array("Q", [1000 * number + at for at in range(1, blocks + 1)])
+
+
+def converse(guessed: Guessed, index: MemoryIndex, real: Guessed, truth: MemoryIndex, turns: int) -> tuple[int, int]:
+    """Conversations come back in turn to a replica that really is `real`. Blocks predicted, and of them found."""
+    predicted = found = 0
+    for turn in range(turns):
+        hashes = prompt(turn % 24, 8)
+        guess, held = index.held_depth(HERE, hashes), truth.held_depth(HERE, hashes)
+        guessed.sent(HERE, hashes)
+        real.sent(HERE, hashes)
+        guessed.reported(HERE, hashes, held, guess)
+        predicted, found = predicted + guess, found + min(guess, held)
+    return predicted, found
+
+
+def replica(capacity_blocks: int) -> tuple[Guessed, MemoryIndex]:
+    index = MemoryIndex(Budget(1 << 30))
+    guessed = Guessed(index)
+    guessed.guess(HERE, capacity_blocks)
+    return guessed, index
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(8, 256))
+def test_a_guess_that_is_right_is_left_alone(capacity_blocks: int) -> None:
+    (guessed, index), (real, truth) = replica(capacity_blocks), replica(capacity_blocks)
+    predicted, found = converse(guessed, index, real, truth, 100)
+    assert predicted == found
+    assert guessed.reach_blocks(HERE) == capacity_blocks
+
+
+def test_a_cache_under_pressure_is_believed_to_forget_sooner() -> None:
+    """24 conversations of 8 blocks in turn need 192 blocks; the replica is told to have 200 and keeps 100 for us."""
+    (guessed, index), (real, truth) = replica(200), replica(100)
+    predicted, found = converse(guessed, index, real, truth, 48)
+    assert predicted > found
+    converse(guessed, index, real, truth, 24 * 10)
+    reach = guessed.reach_blocks(HERE)
+    assert reach is not None
+    assert reach < 192
+    predicted, found = converse(guessed, index, real, truth, 24 * 4)
+    assert predicted <= 8 * 4  # what comes back is past the reach, and gone indeed
+
+
+def test_when_the_pressure_ends_more_is_believed_again() -> None:
+    (guessed, index), (real, truth) = replica(200), replica(100)
+    converse(guessed, index, real, truth, 24 * 10)
+    real.guess(HERE, 200)
+    converse(guessed, index, real, truth, 24 * 10)
+    predicted, found = converse(guessed, index, real, truth, 96)
+    assert predicted == found == 8 * 96
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(16, 400), st.lists(st.tuples(st.integers(0, 30), st.integers(0, 8)), max_size=60))
+def test_reach_stays_between_a_sixteenth_of_the_size_and_the_size(
+    capacity_blocks: int, reports: list[tuple[int, int]]
+) -> None:
+    guessed, index = replica(capacity_blocks)
+    for number, held in reports:
+        hashes = prompt(number, 8)
+        guess = index.held_depth(HERE, hashes)
+        guessed.sent(HERE, hashes)
+        guessed.reported(HERE, hashes, held, guess)
+        reach = guessed.reach_blocks(HERE)
+        assert reach is not None
+        assert max(1, capacity_blocks // 16) <= reach <= capacity_blocks
+        assert index.held_blocks(HERE) <= reach

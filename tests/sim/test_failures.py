@@ -217,3 +217,56 @@ def test_a_malformed_batch_is_no_msgpack() -> None:
     ((_, payload),) = failures.published(0, msgspec.msgpack.encode([1.0, []]))
     with pytest.raises(msgspec.DecodeError):
         msgspec.msgpack.decode(payload)
+
+
+async def test_batches_lost_before_they_are_numbered_leave_no_gap(fleet: Fleet) -> None:
+    await fleet.ask()
+    await fleet.order(lose_events_ratio=1.0)
+    await fleet.ask(range(100, 140))
+    await fleet.order(lose_events_ratio=0.0)
+    await fleet.ask(range(200, 240))
+    numbers = [int.from_bytes(frames[-2], "big") for frames in (await replayed(fleet.config))[:-1]]
+    assert numbers == list(range(len(numbers)))
+    told = b"".join(frames[-1] for frames in await replayed(fleet.config))
+    assert msgspec.msgpack.encode(list(range(200, 216)))[3:] in told
+    assert msgspec.msgpack.encode(list(range(100, 116)))[3:] not in told
+
+
+async def test_another_engine_begins_empty_and_nothing_told_betrays_it(fleet: Fleet) -> None:
+    await fleet.ask()
+    before = await fleet.start_time()
+    assert (await fleet.ask()).json()["usage"]["prompt_tokens_details"]["cached_tokens"] == 32
+    await fleet.order(other_engine=True)
+    assert (await fleet.ask()).json()["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+    assert await fleet.start_time() == before
+    numbers = [int.from_bytes(frames[-2], "big") for frames in (await replayed(fleet.config))[:-1]]
+    assert numbers == list(range(len(numbers)))
+
+
+async def test_a_block_size_may_be_announced_that_is_not_so(fleet: Fleet) -> None:
+    await fleet.order(announce_block_size=64)
+    assert 'block_size="64"' in (await fleet.http.get(fleet.url("/metrics"))).text
+    await fleet.order(announce_block_size=0)
+    assert 'block_size="16"' in (await fleet.http.get(fleet.url("/metrics"))).text
+
+
+async def test_a_preamble_stands_before_every_chat_and_before_nothing_else(fleet: Fleet) -> None:
+    chat = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}]}
+    text = {"model": "tiny", "prompt": "hello"}
+
+    async def counts() -> list[int]:
+        answers = [await fleet.http.post(fleet.url("/tokenize"), json=body) for body in (chat, text)]
+        return [answer.json()["count"] for answer in answers]
+
+    before = await counts()
+    await fleet.order(template_preamble="Once more: ")
+    after = await counts()
+    assert after[0] > before[0]
+    assert after[1] == before[1]
+
+
+async def test_hidden_salts_leave_the_events_and_stay_in_the_cache(fleet: Fleet) -> None:
+    await fleet.order(hide_salts=True)
+    await fleet.ask(cache_salt="tenant")
+    assert (await fleet.ask()).json()["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+    assert b"tenant" not in b"".join(frames[-1] for frames in await replayed(fleet.config))
