@@ -18,9 +18,11 @@ import zmq
 from router.clock import Clock, SystemClock
 from router.config import Config
 from router.discovery import static
-from router.engines import vllm_wire
+from router.engines import sglang
+from router.engines.base import Dialect
 from router.engines.vllm import Vllm
 from router.events.ingest import Ingest
+from router.events.silence import Silence
 from router.fleet.health import Health
 from router.fleet.latency import Latency
 from router.fleet.ledger import Ledger
@@ -37,28 +39,35 @@ from router.gateway.headers import Credentials
 from router.gateway.journal import Journal
 from router.gateway.lag import LoopLag
 from router.gateway.listen import bind, listening
+from router.gateway.misses import Misses
 from router.gateway.readers import Readers
-from router.gateway.readiness import Readiness
+from router.gateway.readiness import CaughtUp, Readiness
 from router.gateway.receipts import Receipts
 from router.gateway.room import Room
 from router.gateway.routes import Routes, control
 from router.gateway.serve import Serve
 from router.gateway.trust import EffectiveTrust
+from router.gateway.trust_news import TrustNews
 from router.gateway.upstream import Upstream
 from router.house import House, gauges, replica_entry
-from router.index.accuracy import Accuracy, InFlight
+from router.index.accuracy import Accuracy
 from router.index.base import Trust
 from router.index.budget import Budget
+from router.index.counters import Counters
 from router.index.guessed import Guessed
+from router.index.in_flight import InFlight
 from router.index.memory import MemoryIndex
-from router.keeper import Keeper, Rooms, Say
+from router.keeper import Keeper, Say
 from router.metrics import Metrics
 from router.policy import load
 from router.policy.decider import Decider
 from router.prompt.blocks import BlockHasher
 from router.prompt.read import PromptReader
 from router.proving import Proving
+from router.seating import Rooms, Seating
 
+# The engines whose language Homing speaks, in the order in which an unknown replica is held against them.
+DIALECTS: tuple[Dialect, ...] = (Vllm(), *sglang.RELEASES)
 READING_THREADS = 2  # tokenizing releases the GIL; more threads than that only contend
 HOUSEKEEPING_SECONDS = 0.2
 
@@ -93,12 +102,11 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
     receipts, journal, lag = Receipts(), Journal(log, log_line), LoopLag()
     credentials = Credentials(config.auth.api_keys(), config.auth.replica_api_key())
     upstreams: dict[Seat, Upstream] = {}
-
-    def trust_changed(seat: Seat, before: Trust, now: Trust) -> None:
-        if (before, now) != (Trust.GUESSED, Trust.LOAD_ONLY):  # a story begins; the next change tells how it went
-            say(f"{roster.replica(seat).id}: trust {before.name} -> {now.name}")
-
-    trust = EffectiveTrust(ingest, accuracy, trust_changed)
+    silence = Silence()
+    counters = Counters(accuracy)
+    misses = Misses(index, ingest, accuracy, counters, silence)
+    news = TrustNews(lambda seat: roster.replica(seat).id, misses.suspicion, say)
+    trust = EffectiveTrust(ingest, accuracy, lambda seat, before, now: news.changed(seat, before, now, clock.now()))
     per_replica = config.limits.max_in_flight_per_replica
     decider = Decider(
         policy=policy,
@@ -136,22 +144,29 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
             receipts=receipts,
             metrics=metrics,
             journal=journal,
+            silence=silence,
+            misses=misses,
+            counters=counters,
         ),
         clock,
     )
     replica_headers = _authorization(credentials)
 
-    def _caught_up(seat: Seat) -> bool:
+    def _caught_up(seat: Seat) -> CaughtUp:
         """It told what it is, and where it publishes events we hear them; or it is ill, and not worth waiting for."""
         known = keeper.kept[seat]
-        if known.silence is not None:
-            return True
-        return known.told and (known.subscription is None or trust.of(seat) >= Trust.CATCHING_UP)
+        is_heard = keeper.streams.address(seat) is not None and known.mute is None and known.deaf is None
+        if known.silence is not None or (known.told and not is_heard):
+            return CaughtUp(settled=True, coverage_ratio=1.0)
+        settled = known.told and ingest.trust(seat) >= Trust.CATCHING_UP
+        return CaughtUp(settled, ingest.coverage(seat))
 
     readiness = Readiness(
         clock,
         lambda: health.any_healthy(clock.now()),
-        lambda: all(_caught_up(seat) for seat in roster.present()),
+        lambda: [_caught_up(seat) for seat in roster.present()],
+        coverage_ratio=config.readiness.coverage,
+        wait_seconds=config.readiness.wait_seconds,
     )
     with (
         ThreadPoolExecutor(READING_THREADS, thread_name_prefix="reading") as executor,
@@ -172,40 +187,43 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
                 config,
                 roster=roster,
                 health=health,
+                trust=trust,
                 upstreams=upstreams,
                 readers=readers,
-                read_tokens=Vllm().tokens,
-                tokenize_path=Vllm().tokenize_path,
                 executor=executor,
                 clock=clock,
                 tasks=tasks,
                 credentials=replica_headers,
                 say=say,
             )
+            rooms = Rooms(
+                roster=roster,
+                health=health,
+                ledger=ledger,
+                latency=latency,
+                rates=rates,
+                sessions=sessions,
+                accuracy=accuracy,
+                counters=counters,
+                trust=trust,
+                ingest=ingest,
+                guessed=guessed,
+                silence=silence,
+                admission=admission,
+                metrics=metrics,
+                upstreams=upstreams,
+            )
+            seating = Seating(config, rooms)
             keeper = Keeper(
                 config,
-                Rooms(
-                    roster=roster,
-                    health=health,
-                    ledger=ledger,
-                    latency=latency,
-                    rates=rates,
-                    sessions=sessions,
-                    accuracy=accuracy,
-                    trust=trust,
-                    ingest=ingest,
-                    guessed=guessed,
-                    admission=admission,
-                    metrics=metrics,
-                    upstreams=upstreams,
-                ),
+                rooms,
+                seating,
                 clock=clock,
                 http=http,
-                dialect=Vllm(),
-                wire=vllm_wire,
+                dialects=DIALECTS,
                 context=context,
                 tasks=tasks,
-                model_found=proving.model_found,
+                prover=proving,
                 say=say,
             )
             house = House(
@@ -225,6 +243,10 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
                 health=health,
                 trust=trust,
                 keeper=keeper,
+                proving=proving,
+                seating=seating,
+                misses=misses,
+                news=news,
             )
             metrics.gauges.append(gauges(house, lag))
             serve = Serve(
@@ -294,8 +316,13 @@ async def _keep_house(house: House, clock: Clock) -> None:
         await asyncio.sleep(HOUSEKEEPING_SECONDS)
         house.index.recent.expire(clock.now())
         house.index.purge(1000)
+        house.seating.sweep()
+        house.misses.beat(house.roster.present(), clock.now())
+        for seat in house.misses.drifted(house.roster.present()):
+            house.proving.restarted(seat)  # its tokens are compared with ours anew
         for seat in house.roster.present():
             house.trust.refresh(seat)
+        house.news.beat(clock.now())
 
 
 def _only(faults: BaseException) -> BaseException:

@@ -37,6 +37,14 @@ class TokenSetting(StrEnum):
     NONE = "none"
 
 
+class Engine(StrEnum):
+    """Which engine's language a replica speaks. AUTO: recognised from what it answers."""
+
+    AUTO = "auto"
+    VLLM = "vllm"
+    SGLANG = "sglang"
+
+
 def _http_url(value: str) -> str:
     parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -50,7 +58,7 @@ def _http_url(value: str) -> str:
 
 def _zmq_endpoint(value: str) -> str:
     scheme, separator, rest = value.partition("://")
-    if scheme != "tcp" or not separator or ":" not in rest:
+    if scheme != "tcp" or not separator or not rest.rpartition(":")[2].isdecimal():
         raise ValueError(f"{value!r} is not an address to subscribe to; write tcp://HOST:PORT")
     return value
 
@@ -74,8 +82,9 @@ class Listen(_Section):
 
 class ReplicaSettings(_Section):
     url: HttpUrl
-    id: str | None = None  # default HOST:PORT
-    events: ZmqEndpoint | None = None  # default: ask the replica
+    id: str | None = None  # default HOST:PORT; with data-parallel ranks each is ID#RANK
+    engine: Engine = Engine.AUTO
+    events: ZmqEndpoint | None = None  # default: ask the replica; rank r publishes r ports higher
     replay: ZmqEndpoint | None = None
     topic: str = ""
 
@@ -126,6 +135,16 @@ class ProbeSettings(_Section):
     timeout_seconds: Seconds = 2.0
 
 
+class ReadinessSettings(_Section):
+    """When /ready says yes after a start (R 2.5)."""
+
+    # Of each replica, the share of what it lately stored whose place in the index is known. 0: not waited for. More
+    # makes sense where other routers keep the replicas busy: from their traffic a newcomer learns what is cached.
+    coverage: Annotated[float, Field(ge=0, le=1)] = 0.0
+    # Then traffic may come, whatever is known: a router that routes by load is better than none.
+    wait_seconds: Annotated[float, Field(ge=0)] = 10.0
+
+
 class SessionSettings(_Section):
     headers: tuple[str, ...] = (
         "x-session-affinity",
@@ -170,6 +189,7 @@ class Config(_Section):
     limits: Limits = Limits()
     timeouts: TimeoutSettings = TimeoutSettings()
     probe: ProbeSettings = ProbeSettings()
+    readiness: ReadinessSettings = ReadinessSettings()
     sessions: SessionSettings = SessionSettings()
     auth: Auth = Auth()
     index: IndexSettings = IndexSettings()

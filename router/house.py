@@ -18,15 +18,20 @@ from router.fleet.roster import Roster
 from router.gateway.admission import Admission
 from router.gateway.journal import Journal
 from router.gateway.lag import LoopLag
+from router.gateway.misses import Misses
 from router.gateway.readers import Readers
 from router.gateway.readiness import Readiness
 from router.gateway.receipts import Receipt, Receipts
 from router.gateway.trust import EffectiveTrust
+from router.gateway.trust_news import TrustNews
+from router.gateway.truth import truth_entry, truth_families
 from router.index.accuracy import Accuracy
 from router.index.base import Trust
 from router.index.memory import MemoryIndex
 from router.keeper import Keeper
 from router.metrics import gauge_family
+from router.proving import Proving
+from router.seating import Seating
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +54,28 @@ class House:
     health: Health
     trust: EffectiveTrust
     keeper: Keeper
+    proving: Proving
+    seating: Seating
+    misses: Misses
+    news: TrustNews
 
 
 def gauges(house: House, lag: LoopLag) -> Callable[[], Iterable[Metric]]:
     def read() -> Iterable[Metric]:
         leases = gauge_family("homing_leases_open", "Requests in flight, by replica.", ("replica",))
+        foreign = gauge_family(
+            "homing_foreign_requests",
+            "Requests open on a replica that this router did not send, as it tells.",
+            ("replica",),
+        )
         trusts = gauge_family("homing_replica_trust", "1 for the trust each replica has now.", ("replica", "state"))
         coverage = gauge_family(
             "homing_event_coverage_ratio", "Share of the last stored runs whose place was known.", ("replica",)
         )
         for seat in house.roster.present():
             name = house.roster.replica(seat).id
-            leases.add_metric([name], int(house.ledger.open_requests[seat]))
+            leases.add_metric([name], house.ledger.own_requests(seat))
+            foreign.add_metric([name], house.ledger.foreign_requests(seat))
             coverage.add_metric([name], house.ingest.coverage(seat))
             now = house.trust.of(seat)
             for state in Trust:
@@ -79,7 +94,9 @@ def gauges(house: House, lag: LoopLag) -> Callable[[], Iterable[Metric]]:
             family = gauge_family(metric, documentation, ())
             family.add_metric([], value)
             yield family
+        yield from truth_families(house.roster, house.accuracy, house.misses)
         yield leases
+        yield foreign
         yield trusts
         yield coverage
 
@@ -89,25 +106,33 @@ def gauges(house: House, lag: LoopLag) -> Callable[[], Iterable[Metric]]:
 def replica_entry(house: House, seat: Seat, clock: Clock) -> Mapping[str, object]:
     """One replica for GET /homing/replicas."""
     replica, facts, kept = house.roster.replica(seat), house.roster.facts(seat), house.keeper.kept[seat]
+    address, load = house.keeper.streams.address(seat), kept.load
+    drift = house.proving.divergences.get(seat)
     return {
         "replica": replica.id,
         "url": replica.url,
         "models": [model.name for model in facts.models],
+        "engine": facts.engine,
         "version": facts.version,
+        "rank": replica.rank,
         "prefix_caching": facts.prefix_caching,
         "round_trip_seconds": float(house.latency.seconds(np.array([seat]))[0]),
         "health": house.health.state(seat, clock.now()).value,
         "silence": kept.silence,
         "trust": house.trust.of(seat).name,
+        "trust_causes": list(house.trust.causes(seat)),
         "coverage": house.ingest.coverage(seat),
         "token_source": {model.base: house.readers.source(model.base) for model in facts.models},
         "block_size_tokens": facts.block_size_tokens,
         "cache_blocks": facts.cache_blocks,
         "held_blocks": house.index.held_blocks(seat),
-        "events": kept.subscription.address.endpoint if kept.subscription is not None else None,
-        "remarks": [*kept.remarks, *([kept.deaf] if kept.deaf else [])],
-        "judged": int(house.accuracy.judged[seat]),
-        "exact": int(house.accuracy.exact[seat]),
-        "open_requests": int(house.ledger.open_requests[seat]),
+        "events": address.endpoint if address is not None else None,
+        "remarks": [*kept.all_remarks, *([f"template_drift: {drift}"] if drift is not None else [])],
+        **truth_entry(house.accuracy, house.misses, seat),
+        "open_requests": house.ledger.own_requests(seat),
+        "foreign_requests": house.ledger.foreign_requests(seat),
+        "engine_running_requests": None if load is None else load.running_requests,
+        "engine_waiting_requests": None if load is None else load.waiting_requests,
+        "engine_load_age_seconds": None if load is None else clock.now() - kept.loaded_at_seconds,
         "queued_tokens": int(house.ledger.queued_tokens[seat]),
     }

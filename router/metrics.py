@@ -46,6 +46,12 @@ class Tally:
         counts = self._counts
         counts[values] = counts.get(values, 0) + count
 
+    def forget(self, label: str, value: str) -> None:
+        """Drop every series in which `label` is `value`."""
+        if label in self.labels:
+            at = self.labels.index(label)
+            self._counts = {values: count for values, count in self._counts.items() if values[at] != value}
+
     def family(self) -> CounterMetricFamily:
         family = CounterMetricFamily(self.name, self.documentation, labels=self.labels)
         for values, count in self._counts.items():
@@ -121,6 +127,12 @@ class Metrics:
         )
         self.gauges: list[Callable[[], Iterable[Metric]]] = []
         self.registry.register(_Scraped(self))
+
+    def forget_replica(self, replica: str) -> None:
+        """A replica is gone, and its series with it (R 6.3)."""
+        for own in vars(self).values():
+            if isinstance(own, Tally):
+                own.forget("replica", replica)
 
 
 class _Scraped(Collector):

@@ -18,6 +18,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"app"}),
     frozenset({"house"}),
     frozenset({"keeper", "proving"}),
+    frozenset({"seating"}),
     frozenset({"gateway", "discovery", "sim", "doctor"}),
     frozenset({"engines"}),
     frozenset({"policy", "events"}),
@@ -30,11 +31,11 @@ FLOORS: tuple[frozenset[str], ...] = (
 # The files that touch the outside: sockets, files, clocks, threads. Everything else only decides.
 EDGES = frozenset(
     {
-        *("cli.py", "demo.py", "app.py", "house.py", "keeper.py", "proving.py"),
+        *("cli.py", "demo.py", "app.py", "house.py", "keeper.py", "proving.py", "seating.py"),
         *("clock.py", "config.py", "metrics.py"),
         *("prompt/template.py", "prompt/tokenizer.py", "prompt/source.py", "prompt/read.py", "prompt/engine.py"),
         "prompt/lru.py",  # a lock: the reading threads share it
-        *("events/zmq.py", "events/pace.py"),
+        *("events/zmq.py", "events/pace.py", "events/streams.py"),
         "policy/load.py",
         *("sim/server.py", "sim/replica.py", "sim/publish.py", "sim/routes.py", "sim/generate.py", "sim/asgi.py"),
         *("sim/text.py", "sim/caller.py", "sim/drive.py", "sim/train_tokenizer.py"),

@@ -27,3 +27,16 @@ def test_the_documented_names_are_there() -> None:
         'homing_judged_requests_total{replica="r0",verdict="exact"} 1.0',
     ):
         assert line in text, line
+
+
+def test_a_replica_that_is_gone_takes_its_series_with_it() -> None:
+    metrics = Metrics()
+    for replica in ("r0", "r1"):
+        metrics.requests.add("m", replica, "ok")
+        metrics.events.add(replica, "batch")
+    metrics.prompt_tokens.add("r0", count=3)  # a model may be called as a replica
+    metrics.forget_replica("r0")
+    text = shown(metrics)
+    assert 'replica="r0"' not in text
+    assert 'homing_requests_total{model="m",outcome="ok",replica="r1"} 1.0' in text
+    assert 'homing_prompt_tokens_total{model="r0"} 3.0' in text

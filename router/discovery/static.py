@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from router.config import ReplicaSettings
+from router.config import Engine, ReplicaSettings
 from router.fleet.replica import EventAddress, Replica, ReplicaId
 
 
@@ -15,6 +15,7 @@ def replicas(settings: Sequence[ReplicaSettings]) -> tuple[Replica, ...]:
             id=ReplicaId(one.name),
             url=one.url,
             events=EventAddress(one.events, one.replay, one.topic) if one.events else None,
+            engine=None if one.engine is Engine.AUTO else one.engine.value,
         )
         for one in settings
     )

@@ -17,7 +17,8 @@ subscriber is slow. A subscriber joins late and may be cut off. Four things foll
 4. **A replay may have holes** (a ROUTER drops at its high-water mark): ask again from where it broke, as long as each
    answer brings us further.
 
-`Begin` says: forget this replica's blocks; what follows starts from its empty cache (`whole`), or somewhere later.
+`Begin` says: forget this replica's blocks; what follows starts from its empty cache (`whole`), or somewhere later. A
+loss is told once: the story that is found after a restart begins for no other reason than that we join it.
 """
 
 from __future__ import annotations
@@ -117,8 +118,15 @@ class Sequencer:
     def process_started(self, at_seconds: float) -> Replay | None:
         """The start time (Unix seconds) the replica tells of itself."""
         known, self._process_start_seconds = self._process_start_seconds, at_seconds
+        if known is None or abs(known - at_seconds) <= START_TIME_TOLERANCE_SECONDS:
+            self._restarted_since_probe = False
+            return None
+        return self.replaced()
+
+    def replaced(self) -> Replay | None:
+        """The replica is another process by what it says of itself; None: the stream has noticed already."""
         noticed, self._restarted_since_probe = self._restarted_since_probe, False
-        if known is None or abs(known - at_seconds) <= START_TIME_TOLERANCE_SECONDS or noticed:
+        if noticed:
             return None
         step = self._restart()
         self._restarted_since_probe = False
@@ -178,7 +186,6 @@ class Sequencer:
             if expected is None or self._proven:
                 return None
             self._forget()
-            self._cause = Cause.UNPROVEN
             return Begin(Cause.UNPROVEN, whole=False)
         if self._answers:
             return None
@@ -219,7 +226,6 @@ class Sequencer:
 
     def _restart(self) -> Replay:
         self._forget()
-        self._cause = Cause.RESTART
         self._restarted_since_probe = True
         self._answers = 0
         self._floor = 0

@@ -26,7 +26,7 @@ from xxhash import xxh3_64_intdigest
 from router.events.ingest import Ingest
 from router.events.kinds import Batch, Cleared, Wire, WireFault
 from router.events.pace import Pace
-from router.events.sequence import Begin, Deliver, Replay, Sequencer
+from router.events.sequence import Begin, Cause, Deliver, Replay, Sequencer
 from router.fleet.replica import EventAddress, Seat
 
 PURGE_BLOCKS = 1000  # visited in one go after a replica's blocks were forgotten
@@ -88,12 +88,20 @@ class Subscription:
         self._patience = patience or Patience()
         self._sequencer = Sequencer()
         self._connected = False
+        self._behind = False  # connected, but what came while the replay was applied is still to be heard
         self._process_start_seconds: float | None = None
+        self._replaced = False
         self._nudge: asyncio.Future[None] | None = None
 
     def process_started(self, at_seconds: float) -> None:
         """The start time (Unix seconds) the replica tells of itself; looked at as soon as the stream's task can."""
         self._process_start_seconds = at_seconds
+        if self._nudge is not None and not self._nudge.done():
+            self._nudge.set_result(None)
+
+    def replaced(self) -> None:
+        """Another process answers for the replica, and tells no start time; looked at likewise."""
+        self._replaced = True
         if self._nudge is not None and not self._nudge.done():
             self._nudge.set_result(None)
 
@@ -121,13 +129,20 @@ class Subscription:
     async def _hear(self, live: zmq.Socket[bytes], news: zmq.Socket[bytes]) -> None:
         """One message, or the next thing that happens to the connection."""
         message = _receive(live)
+        if message is None and self._behind:
+            self._up(True)
         while (event := _connection_event(news)) is not None:
             await self._connection(event)
         started, self._process_start_seconds = self._process_start_seconds, None
         if started is not None:
             await self._settle(self._sequencer.process_started(started))
+        if self._replaced:
+            self._replaced = False
+            await self._settle(self._sequencer.replaced())
         if message is not None:
             await self._live(message)
+        elif self._behind:
+            return  # the connection is new: look again
         elif not await self._stirred((live, news), self._patience.doubt_after, to_nudge=True) and self._connected:
             await self._settle(self._sequencer.doubtful())
 
@@ -135,7 +150,7 @@ class Subscription:
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._connected = True
             await self._settle(self._sequencer.connected())
-            self._up(True)
+            self._behind = True
         elif event == zmq.EVENT_DISCONNECTED:
             self._up(False)
         elif not self._connected:  # EVENT_CLOSED: an attempt to connect has failed
@@ -169,21 +184,29 @@ class Subscription:
             step = await self._replay(step.first)
 
     async def _replay(self, first: int) -> Begin | Replay | None:
-        """Ask for all from `first` on, and again a few times when nobody answers."""
+        """Ask for all from `first` on, and again a few times when nobody answers.
+
+        A long replay outruns the publisher's queue, which then drops answers and the end marker too: whatever brought
+        us further costs no attempt.
+        """
         endpoint = self.address.replay
         if endpoint is not None:
             self._observer.counted(self.seat, "replay", 1)
-            for pause_seconds in (0.0, *self._patience.retry_after):
-                if pause_seconds:
-                    self._observer.counted(self.seat, "replay_timeout", 1)
-                    await asyncio.sleep(pause_seconds)
-                    first = max((self._sequencer.expected or 0) - 1, 0)
+            pauses = iter(self._patience.retry_after)
+            while True:
+                reached = self._sequencer.expected
                 with self._context.socket(zmq.DEALER) as dealer:
                     ended = await self._answers(dealer, endpoint, first)
                 if isinstance(ended, Replay):
                     return ended
                 if ended:
                     return self._sequencer.replay_ended(answered=True)
+                pause_seconds = next(pauses, None) if self._sequencer.expected == reached else 0.0
+                if pause_seconds is None:
+                    break
+                self._observer.counted(self.seat, "replay_timeout", 1)
+                await asyncio.sleep(pause_seconds)
+                first = max((self._sequencer.expected or 0) - 1, 0)
             self._observer.counted(self.seat, "replay_failed", 1)
         return self._sequencer.replay_ended(answered=False)
 
@@ -245,7 +268,8 @@ class Subscription:
         self._observer.counted(self.seat, "batch", 1)
 
     async def _begin(self, begin: Begin) -> None:
-        self._ingest.begin(self.seat, whole=begin.whole)
+        lost = "a gap in them that no replay filled" if begin.cause is Cause.GAP else None
+        self._ingest.begin(self.seat, whole=begin.whole, lost=lost)
         self._observer.forgotten(self.seat, begin.cause.value)
         await self._purge()
 
@@ -255,6 +279,7 @@ class Subscription:
 
     def _up(self, up: bool) -> None:
         self._connected = up
+        self._behind = False
         self._ingest.stream(self.seat, up=up)
         self._observer.stream(self.seat, up=up)
 
@@ -276,7 +301,8 @@ class Subscription:
         try:
             for descriptor in descriptors:
                 loop.add_reader(descriptor, stirs)
-            if any(map(_readable, sockets)) or (to_nudge and self._process_start_seconds is not None):
+            nudged = self._process_start_seconds is not None or self._replaced
+            if any(map(_readable, sockets)) or (to_nudge and nudged):
                 return True
             async with asyncio.timeout(timeout_seconds):
                 await stir

@@ -9,6 +9,9 @@ An entry charges its seat in two phases (R 5.3):
 `open_requests` counts both. A streamed request tells its first token. Of another we see nothing before the end, so its
 prefill charge moves to decode at the predicted end of its prefill, when `advance` passes that moment.
 
+What others send to a replica past this router stands in `open_requests` too, as far as it is known (`foreign`): one
+addition when it is learned, none when a decision reads the column. `own_requests` leaves it out.
+
 Charges are integers and an entry remembers exactly what it added, so after all leases are closed every column is
 exactly zero, whatever the order in which they ended. The seat of a replica that left keeps its row: late leases release
 there.
@@ -46,7 +49,8 @@ class Entry:
 
 
 class Ledger:
-    """Entries and their sums by seat. Changed only through `open`, `first_token`, `advance` and `close`.
+    """Entries and their sums by seat. Requests change it through `open`, `first_token`, `advance` and `close`, scrapes
+    of the replicas' own load through `foreign`.
 
     The three columns are replaced when a new seat makes them grow: index them afresh, `ledger.queued_tokens[seats]`.
     """
@@ -55,6 +59,8 @@ class Ledger:
         self.queued_tokens: IntArray = np.zeros(FIRST_ROWS, dtype=np.int64)
         self.context_tokens: IntArray = np.zeros(FIRST_ROWS, dtype=np.int64)
         self.open_requests: IntArray = np.zeros(FIRST_ROWS, dtype=np.int64)
+        self._foreign: list[int] = [0] * FIRST_ROWS
+        self._peaks: list[int] = [0] * FIRST_ROWS  # most in `open_requests` since last asked
         self._entries: dict[LeaseId, Entry] = {}
         self._ends: list[tuple[float, LeaseId]] = []  # predicted ends of prefill; closed leases are dropped late
         self._next_lease = 0
@@ -76,6 +82,9 @@ class Ledger:
         self.queued_tokens = grown(self.queued_tokens, rows)
         self.context_tokens = grown(self.context_tokens, rows)
         self.open_requests = grown(self.open_requests, rows)
+        new_rows = len(self.open_requests) - len(self._peaks)
+        self._foreign += [0] * new_rows
+        self._peaks += [0] * new_rows
 
     def open(
         self,
@@ -96,7 +105,10 @@ class Ledger:
         context_tokens = prompt_tokens + output_tokens_estimate
         self._entries[lease] = Entry(lease, seat, uncached_tokens, context_tokens, streamed, now_seconds)
         self.queued_tokens[seat] += uncached_tokens
-        self.open_requests[seat] += 1
+        count = self.open_requests.item(seat) + 1
+        self.open_requests[seat] = count
+        if count > self._peaks[seat]:
+            self._peaks[seat] = count
         if not streamed:
             heapq.heappush(self._ends, (prefill_ends_at_seconds, lease))
         return lease
@@ -129,6 +141,25 @@ class Ledger:
             self._ends = [end for end in self._ends if end[1] in self._entries]
             heapq.heapify(self._ends)
         return True
+
+    def foreign(self, seat: Seat, requests: int) -> None:
+        """So many requests are open there that are not ours, as far as is known now."""
+        more = requests - self._foreign[seat]
+        self._foreign[seat] = requests
+        self.open_requests[seat] += more
+        self._peaks[seat] += more
+
+    def foreign_requests(self, seat: Seat) -> int:
+        return self._foreign[seat]
+
+    def own_requests(self, seat: Seat) -> int:
+        """Leases open on the seat."""
+        return self.open_requests.item(seat) - self._foreign[seat]
+
+    def take_peak(self, seat: Seat) -> int:
+        """The most leases that were open there at one time since this was last asked."""
+        peak, self._peaks[seat] = self._peaks[seat], self.open_requests.item(seat)
+        return peak - self._foreign[seat]
 
     def entries(self, seat: Seat) -> list[Entry]:
         """What is open on a seat, oldest first. Walks all entries: for people, not for decisions."""

@@ -24,22 +24,24 @@ BODYLESS_METHODS = frozenset(("GET", "HEAD", "DELETE", "OPTIONS"))
 def request_head(
     method: str,
     target: str,
-    host_line: bytes,
+    own_lines: Sequence[bytes],
     headers: Sequence[tuple[bytes, bytes]],
     body: Sequence[bytes | memoryview],
+    withheld: frozenset[bytes] = NOT_FORWARDED,
 ) -> bytes:
     """Return the bytes of the head, blank line included, with a Content-Length for all pieces of `body` together.
 
-    `host_line` is a whole header line without its end. Raises `BadRequest` for what cannot be written.
+    `own_lines` are whole header lines without their ends, Host among them; `withheld` the names (lower case) that are
+    left out of `headers`. Raises `BadRequest` for what cannot be written.
     """
     if not (method.isascii() and method.isalpha() and target.startswith("/") and target.isascii()):
         raise BadRequest(f"{method[:20]!r} {target[:100]!r} is no request line")
     if " " in target or not target.isprintable():
         raise BadRequest(f"request target {target[:100]!r} holds spaces or control characters")
-    lines = [f"{method} {target} HTTP/1.1".encode(), host_line]
+    lines = [f"{method} {target} HTTP/1.1".encode(), *own_lines]
     names = []
     for name, value in headers:
-        if name.lower() not in NOT_FORWARDED:
+        if name.lower() not in withheld:
             names.append(name)
             lines.append(name + b": " + value)
     body_bytes = sum([piece.nbytes if isinstance(piece, memoryview) else len(piece) for piece in body])

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from router.errors import ConfigError
 from router.gateway.failures import Aborted, ConnectFailed, DiedBeforeResponse, Phase, TimedOut
 from router.gateway.http1 import Connection, Timeouts
-from router.gateway.request_head import request_head
+from router.gateway.request_head import NOT_FORWARDED, request_head
 from router.gateway.response import Response
 
 KEEP_ALIVE_SECONDS = 4.0
@@ -36,7 +36,8 @@ class Upstream:
 
     __slots__ = (
         *("_closed", "_idle", "_idle_limit", "_keep_alive_seconds", "_open"),
-        *("_timeouts", "_tls", "fresh_connections", "host", "host_line", "origin", "port", "stale_retries"),
+        *("_own_lines", "_retired", "_timeouts", "_tls", "_withheld"),
+        *("fresh_connections", "host", "host_line", "origin", "port", "stale_retries"),
     )
 
     def __init__(
@@ -47,10 +48,16 @@ class Upstream:
         keep_alive_seconds: float = KEEP_ALIVE_SECONDS,
         idle_limit: int = IDLE_LIMIT,
         tls: ssl.SSLContext | None = None,
+        pinned: Sequence[tuple[bytes, bytes]] = (),
     ) -> None:
-        """Raises `ConfigError` for an origin that cannot be used."""
+        """`pinned` headers go with every request, whatever a client sends under their names.
+
+        Raises `ConfigError` for an origin that cannot be used.
+        """
         self.origin = origin
         self.host, self.port, self.host_line = _address(origin, tls=tls)
+        self._own_lines = (self.host_line, *(name + b": " + value for name, value in pinned))
+        self._withheld = NOT_FORWARDED.union(name.lower() for name, _ in pinned)
         self._tls = tls if origin.startswith("https:") else None
         self._timeouts = timeouts or Timeouts()
         self._keep_alive_seconds = keep_alive_seconds
@@ -58,6 +65,7 @@ class Upstream:
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
         self._closed = False
+        self._retired = False
         self.fresh_connections = 0
         self.stale_retries = 0
 
@@ -87,7 +95,7 @@ class Upstream:
         `DiedBeforeResponse`, `DiedBeforeBody`, `ProtocolFault`. Cancelling closes the connection.
         """
         timeouts = timeouts or self._timeouts
-        pieces = (request_head(method, target, self.host_line, headers, body), *body)
+        pieces = (request_head(method, target, self._own_lines, headers, body, self._withheld), *body)
         is_head = method == "HEAD"
         connection = self._lend()
         if connection is not None:
@@ -103,6 +111,12 @@ class Upstream:
         await response.arrive()
         return response
 
+    def retire(self) -> None:
+        """The replica leaves: what is under way may end, then its connection closes; nothing new is begun."""
+        self._retired = True
+        for connection in tuple(self._idle):
+            connection.fail(Aborted(f"the client of {self.origin} was retired"))
+
     def close(self) -> None:
         """Close every connection now; exchanges under way end with `Aborted`, and further requests raise it."""
         self._closed = True
@@ -117,7 +131,7 @@ class Upstream:
 
     def reusable(self, connection: Connection) -> float | None:
         """Take a connection back; see `http1.Owner`."""
-        if self._closed or len(self._idle) >= self._idle_limit:
+        if self._closed or self._retired or len(self._idle) >= self._idle_limit:
             return None
         self._idle.append(connection)
         return asyncio.get_running_loop().time() + self._keep_alive_seconds
@@ -131,7 +145,7 @@ class Upstream:
     # Parts.
 
     def _lend(self) -> Connection | None:
-        if self._closed:
+        if self._closed or self._retired:
             raise Aborted(f"the client of {self.origin} was closed")
         while self._idle:
             connection = self._idle.pop()

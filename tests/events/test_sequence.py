@@ -180,7 +180,7 @@ def test_a_lower_number_is_a_restart() -> None:
     listener.process = Process(start=2_000, count=1)
     listener.hear(0)
     assert listener.heard == [(2_000, 0)]
-    assert listener.begins[-2:] == [Begin(Cause.RESTART, whole=False), Begin(Cause.RESTART, whole=True)]
+    assert listener.begins[-2:] == [Begin(Cause.RESTART, whole=False), Begin(Cause.JOIN, whole=True)]
 
 
 def test_a_restart_hidden_behind_a_partition_with_a_higher_number_is_found() -> None:

@@ -323,6 +323,37 @@ async def test_what_would_break_out_of_the_head_is_refused_before_anything_is_se
         assert replica.connections == 0
 
 
+async def test_a_pinned_header_goes_with_every_request_and_a_clients_own_never_does() -> None:
+    async with Replica([[READ, HELLO, READ, HELLO]]) as replica:
+        upstream = Upstream(replica.origin, pinned=((b"x-data-parallel-rank", b"3"),))
+        for value in (b"0", b"1"):
+            headers = ((b"X-Data-Parallel-Rank", value), (b"x-other", b"stays"))
+            with await upstream.request("POST", "/v1/completions", headers, BODY) as response:
+                assert await response.read() == b"hello"
+        for head, _ in replica.requests:
+            assert [line for line in head.lower().split(b"\r\n") if b"rank" in line] == [b"x-data-parallel-rank: 3"]
+            assert b"x-other: stays" in head
+        upstream.close()
+
+
+async def test_a_retired_client_lets_what_is_under_way_end_and_begins_nothing() -> None:
+    gate = asyncio.Event()
+    slow: list[Step] = [READ, OK + b"content-length: 10\r\n\r\nhello", Until(gate), b"world"]
+    async with Replica([slow, [READ, HELLO]]) as replica:
+        upstream = Upstream(replica.origin)
+        busy = await upstream.request(*POST)
+        idle = await upstream.request(*POST)
+        assert await idle.read() == b"hello"
+        assert (upstream.open_connections, upstream.idle_connections) == (2, 1)
+        upstream.retire()
+        assert (upstream.open_connections, upstream.idle_connections) == (1, 0)
+        with pytest.raises(Aborted):
+            await upstream.request(*POST)
+        gate.set()
+        assert await busy.read() == b"helloworld"
+        assert upstream.open_connections == 0
+
+
 @pytest.mark.parametrize(
     ("origin", "host", "port", "line"),
     [

@@ -118,9 +118,19 @@ async def test_a_router_restarted_under_load_is_exact_again_by_itself() -> None:
     async with serving(simulated):
         async with homing(simulated) as before:
             await turns(before, 150)
-        async with homing(simulated, settle=False) as after:
+        gate = {"coverage": 1.0, "wait_seconds": 8}
+        async with homing(simulated, settle=False, readiness=gate) as after:
             await after.until(lambda: after.house.readers.source("tiny") == "local")
-            await turns(after, 200)
+            await turns(after, 1)
+            first = await after.http.get(f"{after.url}/ready")
+            assert first.status_code == 503
+            assert "a coverage of 1" in first.json()["waiting_for"][0]
+            assert 0 < first.json()["waits_still_seconds"] < 8
+            await turns(after, 199)
+            await after.until(lambda: not after.house.readiness.waiting_for())
+            ready = await after.http.get(f"{after.url}/ready")
+            assert (ready.status_code, ready.json()["ready"]) == (200, True)
+            assert ready.json()["coverage_ratio"] > first.json()["coverage_ratio"]
             verdicts = await exact_of(after, 200)
             assert len(verdicts) >= 180
             shares = [sum(verdicts[start : start + 50]) for start in range(0, 150, 50)]  # newest first

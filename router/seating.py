@@ -1,0 +1,152 @@
+"""A seat in every room: what joins when a replica is there, and what goes when it is gone (R 6.3).
+
+A replica that goes is sent nothing new, at once. Requests under way there may end; when the last has, its connections
+are closed and its series go from the metrics. Its seat stays its own, for its return.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from router.config import Config
+from router.engines.base import EngineLoad
+from router.events.ingest import Ingest
+from router.events.silence import Silence
+from router.fleet.foreign import Foreign
+from router.fleet.health import Health
+from router.fleet.latency import Latency
+from router.fleet.ledger import Ledger
+from router.fleet.rates import Rates
+from router.fleet.replica import Replica, ReplicaId, Seat
+from router.fleet.restarts import Restarts
+from router.fleet.roster import Roster
+from router.fleet.sessions import Sessions
+from router.gateway.admission import Admission
+from router.gateway.http1 import Timeouts
+from router.gateway.trust import EffectiveTrust
+from router.gateway.upstream import Upstream
+from router.index.accuracy import Accuracy
+from router.index.counters import Counters
+from router.index.guessed import Guessed
+from router.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """Where a replica has its place."""
+
+    roster: Roster
+    health: Health
+    ledger: Ledger
+    latency: Latency
+    rates: Rates
+    sessions: Sessions
+    accuracy: Accuracy
+    counters: Counters
+    trust: EffectiveTrust
+    ingest: Ingest
+    guessed: Guessed
+    silence: Silence
+    admission: Admission
+    metrics: Metrics
+    upstreams: dict[Seat, Upstream]
+
+
+@dataclass(slots=True)
+class Kept:
+    """What is kept of one replica beside its rooms. Changed by the keeper only."""
+
+    replica: Replica
+    foreign: Foreign
+    restarts: Restarts = field(default_factory=Restarts)
+    remarks: tuple[str, ...] = ()
+    deaf: str | None = None  # why its events cannot be heard
+    mute: str | None = None  # why its publisher is not believed to speak
+    silence: str | None = None  # why the last probe failed
+    told: bool = False  # its start-up line has been printed
+    fallen: bool = False  # its counters have fallen since it told what it is
+    load: EngineLoad | None = None  # as it told last
+    loaded_at_seconds: float = 0.0
+
+    @property
+    def all_remarks(self) -> list[str]:
+        return [*self.remarks, *filter(None, (self.deaf, self.mute))]
+
+
+@dataclass(frozen=True, slots=True)
+class _Gone:
+    seat: Seat
+    name: ReplicaId
+    upstream: Upstream
+
+
+class Seating:
+    """Changed by the keeper only. `kept` has the replicas that are here."""
+
+    def __init__(self, config: Config, rooms: Rooms) -> None:
+        self._config = config
+        self._rooms = rooms
+        self._gone: list[_Gone] = []
+        self.kept: dict[Seat, Kept] = {}
+
+    def sit(self, replica: Replica, pinned: Sequence[tuple[bytes, bytes]]) -> Seat:
+        """A replica is there; `pinned` are the headers that address it behind its url."""
+        rooms = self._rooms
+        seat = rooms.roster.join(replica)
+        for room in (rooms.health, rooms.ledger, rooms.accuracy, rooms.latency, rooms.trust):
+            room.join(seat)
+        rooms.guessed.guess(seat, self._config.index.guessed_cache_blocks)
+        timeouts = self._config.timeouts
+        rooms.upstreams[seat] = Upstream(
+            replica.url,
+            timeouts=Timeouts(timeouts.connect_seconds, timeouts.first_byte_seconds, timeouts.idle_seconds),
+            tls=ssl.create_default_context() if replica.url.startswith("https:") else None,
+            pinned=pinned,
+        )
+        places = self._config.limits.max_in_flight_per_replica
+        self.kept[seat] = Kept(replica, Foreign(seat, rooms.ledger, places))
+        return seat
+
+    def rise(self, seat: Seat) -> None:
+        """The replica is gone."""
+        rooms, kept = self._rooms, self.kept.pop(seat)
+        rooms.roster.leave(kept.replica.id)
+        rooms.health.leave(seat)
+        rooms.ingest.leave(seat)
+        rooms.guessed.leave(seat)
+        rooms.silence.heard(seat)
+        rooms.accuracy.restarted(seat)
+        rooms.counters.leave(seat)
+        rooms.rates.forget(seat)
+        rooms.sessions.forget(seat)
+        rooms.trust.leave(seat)
+        rooms.ledger.foreign(seat, 0)
+        upstream = rooms.upstreams.pop(seat)
+        upstream.retire()
+        self._gone.append(_Gone(seat, kept.replica.id, upstream))
+        rooms.admission.nudge()  # who waits for it alone is to hear that there is nobody
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Drop what is left of replicas that are gone and whose last request has ended. Ask now and then."""
+        rooms = self._rooms
+        gone, self._gone = self._gone, []
+        for one in gone:
+            is_back = one.seat in self.kept
+            if one.upstream.open_connections if is_back else rooms.ledger.own_requests(one.seat):
+                self._gone.append(one)
+                continue
+            one.upstream.close()
+            if not is_back:
+                rooms.metrics.forget_replica(one.name)
+
+    @property
+    def leaving(self) -> int:
+        """Replicas that are gone but for requests under way."""
+        return len(self._gone)
+
+    def close(self) -> None:
+        for upstream in (*self._rooms.upstreams.values(), *(one.upstream for one in self._gone)):
+            upstream.close()
