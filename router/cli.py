@@ -1,4 +1,4 @@
-"""The command line: `homing serve`, `sim`, `demo`, `policies`, `check`, `explain`, `version`."""
+"""The command line: `homing serve`, `doctor`, `sim`, `demo`, `policies`, `check`, `explain`, `version`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from router import app, config, demo
+from router.doctor import command as doctor
 from router.errors import ConfigError
 from router.explain import show
 from router.policy import load
@@ -143,6 +144,7 @@ def sim(arguments: tuple[str, ...]) -> None:
 
 
 main.add_command(demo.command, "demo")
+main.add_command(doctor.command, "doctor")
 
 
 @main.command()
