@@ -9,9 +9,10 @@ An entry charges its seat in two phases (R 5.3):
 `open_requests` counts both. A streamed request tells its first token. Of another we see nothing before the end, so its
 prefill charge moves to decode at the predicted end of its prefill, when `advance` passes that moment.
 
-Charges are integers and an entry remembers exactly what it added, so after all leases are closed every column is
-exactly zero, whatever the order in which they ended. The seat of a replica that left keeps its row: late leases release
-there.
+Charges are whole numbers and an entry remembers exactly what it added, so after all leases are closed every column is
+exactly zero, whatever the order in which they ended. The columns are floats, which hold whole numbers exactly up to
+2^53: a price multiplies them by floats, and numpy takes twice as long for that with integers. The seat of a replica
+that left keeps its row: late leases release there.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import NewType
 import numpy as np
 
 from router.fleet.columns import FIRST_ROWS, grown
-from router.fleet.replica import IntArray, Seat
+from router.fleet.replica import FloatArray, Seat
 
 # Ascending in the order of opening, never given twice.
 LeaseId = NewType("LeaseId", int)
@@ -52,9 +53,9 @@ class Ledger:
     """
 
     def __init__(self) -> None:
-        self.queued_tokens: IntArray = np.zeros(FIRST_ROWS, dtype=np.int64)
-        self.context_tokens: IntArray = np.zeros(FIRST_ROWS, dtype=np.int64)
-        self.open_requests: IntArray = np.zeros(FIRST_ROWS, dtype=np.int64)
+        self.queued_tokens: FloatArray = np.zeros(FIRST_ROWS)
+        self.context_tokens: FloatArray = np.zeros(FIRST_ROWS)
+        self.open_requests: FloatArray = np.zeros(FIRST_ROWS)
         self._entries: dict[LeaseId, Entry] = {}
         self._ends: list[tuple[float, LeaseId]] = []  # predicted ends of prefill; closed leases are dropped late
         self._next_lease = 0
@@ -64,8 +65,8 @@ class Ledger:
 
     def __repr__(self) -> str:
         busy = ", ".join(
-            f"seat {seat}: {self.open_requests[seat]} open, {self.queued_tokens[seat]} queued tokens, "
-            f"{self.context_tokens[seat]} context tokens"
+            f"seat {seat}: {self.open_requests[seat]:.0f} open, {self.queued_tokens[seat]:.0f} queued tokens, "
+            f"{self.context_tokens[seat]:.0f} context tokens"
             for seat in np.flatnonzero(self.open_requests).tolist()
         )
         return f"<Ledger {len(self._entries)} leases; {busy or 'idle'}>"

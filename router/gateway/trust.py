@@ -27,6 +27,7 @@ class EffectiveTrust:
         self._effective: IntArray = np.zeros(0, dtype=np.int64)
         self._belief: FloatArray = np.zeros(0)
         self._last: list[Trust | None] = []
+        self.version = 0  # grows with every change of either column
 
     def join(self, seat: Seat) -> None:
         self._effective = grown(self._effective, seat + 1)
@@ -43,10 +44,14 @@ class EffectiveTrust:
             self._last[seat] = now
             self._effective[seat] = now
             self._belief[seat] = BELIEF_BY_TRUST[now]
+            self.version += 1
             if before is not None:
                 self._changed(seat, before, now)
         if now is Trust.GUESSED:
-            self._belief[seat] = self._accuracy.confirmed(seat)
+            confirmed = self._accuracy.confirmed(seat)
+            if confirmed != self._belief[seat]:
+                self._belief[seat] = confirmed
+                self.version += 1
 
     def of(self, seat: Seat) -> Trust:
         return self._last[seat] or Trust.LOAD_ONLY
