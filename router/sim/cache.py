@@ -86,6 +86,11 @@ class BlockPool:
         """Named blocks in the pool, copies included."""
         return sum(len(copies) for copies in self._holders.values())
 
+    @property
+    def has_news(self) -> bool:
+        """Whether `take_events` would give any."""
+        return bool(self._events)
+
     def hit(self, chain: Chain, *, report_all: bool = False) -> list[int]:
         """The cached blocks this chain could begin with, leaving at least one token to compute.
 
