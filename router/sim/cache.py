@@ -189,7 +189,7 @@ class BlockPool:
         return BlockStored(
             block_hashes=[self._block_name(digest) for digest in chain.digests[first:end]],
             parent_block_hash=self._block_name(chain.digests[first - 1]) if first else None,
-            token_ids=tokens.tolist(),
+            token_ids=tokens,
             block_size=size,
             lora_id=chain.namespace.adapter_id,
             medium=MEDIUM,

@@ -12,7 +12,8 @@ its tokens and news come out when it ends, so one call both ends the step that w
 
 *Strides.* While every scheduled request decodes, steps differ in nothing but their length, so an engine that is told to
 may take many as one: until the first request ends or needs a block, or until `submit` or `cancel` cuts the stride
-short at the end of the step that is running then. Nothing else comes out of it than out of single steps, only later.
+short at the end of the step that is running then. Such an engine tells a request's first token and its end, and not
+the tokens between; what it tells, it tells when single steps would.
 
 What a request answers is given with it. The engine decides when each token comes, not what it says.
 """
@@ -50,7 +51,7 @@ class Output:
     token: int | None
     finished: bool
     cached_tokens: int  # prompt tokens found in the cache when the request was first let in
-    count: int = 1  # tokens since the last output, of which `token` is the last: above 1 after a stride
+    count: int = 1  # tokens since the last output, of which `token` is the last: above 1 where strides are taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +75,20 @@ class _Running:
 
     job: Job
     chain: Chain
-    computed: int = 0  # tokens with KV, those of the running step included
+    known: int  # tokens of prompt and answer so far; those of the answer join the chain when it needs them
+    computed: int = 0  # of them with KV, those of the running step included
     answered: int = 0
+    told: int = 0  # tokens of the answer in outputs
+    room_until: int = 0  # while decoding: `computed` may grow so far before a block is needed or filled
     cached_tokens: int | None = None  # None: never let in
     scheduled: int = 0  # tokens of the running step, or of each step of a stride
     active: bool = False  # let in, not waiting
+
+    def catch_up(self) -> None:
+        """Let the chain know all tokens there are."""
+        missing = self.known - self.chain.token_count
+        if missing:
+            self.chain.tokens += array("I", self.job.answer[self.answered - missing : self.answered]).tobytes()
 
 
 @dataclass(slots=True)
@@ -114,8 +124,10 @@ class _Stride:
 
 
 class Engine:
-    """`root` seeds the names of blocks; draw it anew for each process. `longest_stride` above 1 lets it take strides:
-    then `submit` and `cancel` must be told the time."""
+    """`root` seeds the names of blocks; draw it anew for each process.
+
+    `longest_stride` above 1 lets it take strides: then `submit` and `cancel` must be told the time.
+    """
 
     def __init__(
         self,
@@ -160,7 +172,8 @@ class Engine:
             raise ValueError(f"request {job.request_id} has an empty prompt or an id in use")
         if not self.fits(len(job.prompt) + max(len(job.answer) - 1, 0)):
             raise ValueError(f"request {job.request_id} needs more blocks than the engine has")
-        request = _Running(job, Chain(bytearray(array("I", job.prompt).tobytes()), job.namespace))
+        prompt = job.prompt if isinstance(job.prompt, array) else array("I", job.prompt)
+        request = _Running(job, Chain(bytearray(prompt.tobytes()), job.namespace), len(prompt))
         self._requests[job.request_id] = request
         self._waiting.append(request)
         self._cut_stride(now)
@@ -200,9 +213,13 @@ class Engine:
     def _start_step(self, now: float) -> None:
         budget, preemptions = self.limits.step_tokens, self.counters.preemptions
         for request in list(self._running):
+            if request.computed < request.room_until and budget:  # decodes, and nobody need know
+                request.scheduled = 1
+                budget -= 1
+                continue
             if not request.active:  # preempted for one before it
                 continue
-            tokens = min(request.chain.token_count - request.computed, budget)
+            tokens = min(request.known - request.computed, budget)
             if tokens and self._reserve(request, tokens):
                 budget -= tokens
         crowded = self.counters.preemptions > preemptions
@@ -225,26 +242,30 @@ class Engine:
 
     def _reserve(self, request: _Running, tokens: int) -> bool:
         """Room for the next tokens of a running request, at the price of those let in after it."""
-        while not self.pool.allocate(request.chain, request.computed + tokens):
+        request.catch_up()
+        chain, size = request.chain, self.limits.block_size_tokens
+        while not self.pool.allocate(chain, request.computed + tokens):
             victim = self._running[-1]
             self._preempt(victim)
             if victim is request:
                 return False
         request.scheduled = tokens
+        if request.answered:
+            request.room_until = min(len(chain.blocks) * size, (chain.named + 1) * size - 1)
         return True
 
     def _stride_of(self, busy: list[_Running], now: float) -> _Stride | None:
         """As many equal steps as can be foretold; None if the next step is not one of them."""
         steps, context = self._longest_stride, 0
-        size = self.limits.block_size_tokens
         for request in busy:
-            if request.scheduled != 1 or not request.answered:
-                return None
             computed = request.computed
             context += computed
             # A block is announced with the step that fills it, so that step is not taken as one with those before it.
-            room = len(request.chain.blocks) * size - computed - 1
-            steps = min(steps, len(request.job.answer) - request.answered, room)
+            left, room = len(request.job.answer) - request.answered, request.room_until - computed
+            if left < steps:
+                steps = left
+            if room < steps:
+                steps = room
         if steps < 2:
             return None
         sequences, growing = len(busy), self.timing.per_decode_context_token_seconds * len(busy)
@@ -260,8 +281,9 @@ class Engine:
     def _preempt(self, victim: _Running) -> None:
         self._running.remove(victim)
         victim.active = False
+        victim.catch_up()
         self.pool.free(victim.chain)
-        victim.computed = victim.scheduled = 0
+        victim.computed = victim.scheduled = victim.room_until = 0
         self._waiting.appendleft(victim)
         self.counters.preemptions += 1
 
@@ -270,7 +292,7 @@ class Engine:
         job, size = request.job, self.limits.block_size_tokens
         hits = self.pool.hit(request.chain, report_all=job.reports_all_hits) if job.reads_cache else []
         cached = len(hits) * size
-        tokens = min(request.chain.token_count - cached, budget)
+        tokens = min(request.known - cached, budget)
         if not self.pool.allocate(request.chain, cached + tokens, hits):
             return 0
         if request.cached_tokens is None:
@@ -295,25 +317,26 @@ class Engine:
                 continue
             request.computed += request.scheduled * steps
             request.scheduled = 0
-            if request.computed < request.chain.token_count:
+            if request.computed < request.known:
                 continue  # more chunks to come
-            outputs.append(self._sample(request, steps))
+            answer = request.job.answer
+            if request.answered < len(answer):
+                request.answered += steps
+                request.known += steps
+                self.counters.generated_tokens += steps
+            if request.answered >= len(answer) or not request.told or self._longest_stride == 1:
+                outputs.append(self._tell(request))
         return outputs
 
-    def _sample(self, request: _Running, steps: int) -> Output:
-        job, token = request.job, None
-        if request.answered < len(job.answer):
-            said = job.answer[request.answered : request.answered + steps]
-            token = said[-1]
-            request.answered += steps
-            request.chain.tokens += array("I", said).tobytes()
-            self.counters.generated_tokens += steps
-        finished = request.answered >= len(job.answer)
+    def _tell(self, request: _Running) -> Output:
+        job, count, answered = request.job, request.answered - request.told, request.answered
+        finished, request.told = answered >= len(job.answer), answered
         if finished:
             del self._requests[job.request_id]
             self._leave(request)
             self.counters.finished += 1
-        return Output(job.request_id, token, finished, request.cached_tokens or 0, steps)
+        token = job.answer[answered - 1] if answered else None
+        return Output(job.request_id, token, finished, request.cached_tokens or 0, count)
 
     def _leave(self, request: _Running) -> None:
         if request.active:

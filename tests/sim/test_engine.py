@@ -51,7 +51,7 @@ def test_a_long_prompt_is_computed_in_chunks_and_announced_chunk_by_chunk() -> N
     sim.submit(Job("a", range(20), [50]))
     outputs, batches = drain(sim)
     assert len(outputs) == 1
-    assert [event.token_ids for (event,) in batches if isinstance(event, BlockStored)] == [
+    assert [list(event.token_ids) for (event,) in batches if isinstance(event, BlockStored)] == [
         list(range(8)),
         list(range(8, 16)),
         list(range(16, 20)),
