@@ -1,4 +1,4 @@
-"""The command line: `homing serve`, `sim`, `demo`, `policies`, `check`, `explain`, `version`."""
+"""The command line: `homing serve`, `sim`, `demo`, `compare`, `policies`, `check`, `explain`, `version`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from rich.table import Table
 from router import app, config, demo
 from router.errors import ConfigError
 from router.explain import show
+from router.lab import compare
 from router.policy import load
 from router.sim import server as sim_server
 
@@ -143,6 +144,7 @@ def sim(arguments: tuple[str, ...]) -> None:
 
 
 main.add_command(demo.command, "demo")
+main.add_command(compare.command, "compare")
 
 
 @main.command()
