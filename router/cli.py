@@ -1,4 +1,4 @@
-"""The command line: `homing serve`, `doctor`, `sim`, `demo`, `policies`, `check`, `explain`, `version`."""
+"""The command line: `homing serve`, `doctor`, `sim`, `demo`, `compare`, `policies`, `check`, `explain`, `version`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from router import app, config, demo
 from router.doctor import command as doctor
 from router.errors import ConfigError
 from router.explain import show
+from router.lab import compare
 from router.policy import load
 from router.sim import server as sim_server
 
@@ -144,6 +145,7 @@ def sim(arguments: tuple[str, ...]) -> None:
 
 
 main.add_command(demo.command, "demo")
+main.add_command(compare.command, "compare")
 main.add_command(doctor.command, "doctor")
 
 

@@ -46,6 +46,7 @@ class _Exact:
     def __init__(self, replicas: int) -> None:
         self._trust = np.full(replicas, Trust.EXACT, dtype=np.int64)
         self._belief = np.ones(replicas)
+        self.version = 0
 
     def effective(self, seats: IntArray) -> IntArray:
         trust: IntArray = self._trust[seats]

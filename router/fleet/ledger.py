@@ -12,9 +12,10 @@ prefill charge moves to decode at the predicted end of its prefill, when `advanc
 What others send to a replica past this router stands in `open_requests` too, as far as it is known (`foreign`): one
 addition when it is learned, none when a decision reads the column. `own_requests` leaves it out.
 
-Charges are integers and an entry remembers exactly what it added, so after all leases are closed every column is
-exactly zero, whatever the order in which they ended. The seat of a replica that left keeps its row: late leases release
-there.
+Charges are whole numbers and an entry remembers exactly what it added, so after all leases are closed every column is
+exactly zero, whatever the order in which they ended. The columns are floats, which hold whole numbers exactly up to
+2^53: a price multiplies them by floats, and numpy takes twice as long for that with integers. The seat of a replica
+that left keeps its row: late leases release there.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import NewType
 import numpy as np
 
 from router.fleet.columns import FIRST_ROWS, grown
-from router.fleet.replica import IntArray, Seat
+from router.fleet.replica import FloatArray, Seat
 
 # Ascending in the order of opening, never given twice.
 LeaseId = NewType("LeaseId", int)
@@ -56,9 +57,9 @@ class Ledger:
     """
 
     def __init__(self) -> None:
-        self.queued_tokens: IntArray = np.zeros(FIRST_ROWS, dtype=np.int64)
-        self.context_tokens: IntArray = np.zeros(FIRST_ROWS, dtype=np.int64)
-        self.open_requests: IntArray = np.zeros(FIRST_ROWS, dtype=np.int64)
+        self.queued_tokens: FloatArray = np.zeros(FIRST_ROWS)
+        self.context_tokens: FloatArray = np.zeros(FIRST_ROWS)
+        self.open_requests: FloatArray = np.zeros(FIRST_ROWS)
         self._foreign: list[int] = [0] * FIRST_ROWS
         self._peaks: list[int] = [0] * FIRST_ROWS  # most in `open_requests` since last asked
         self._entries: dict[LeaseId, Entry] = {}
@@ -70,8 +71,8 @@ class Ledger:
 
     def __repr__(self) -> str:
         busy = ", ".join(
-            f"seat {seat}: {self.open_requests[seat]} open, {self.queued_tokens[seat]} queued tokens, "
-            f"{self.context_tokens[seat]} context tokens"
+            f"seat {seat}: {self.open_requests[seat]:.0f} open, {self.queued_tokens[seat]:.0f} queued tokens, "
+            f"{self.context_tokens[seat]:.0f} context tokens"
             for seat in np.flatnonzero(self.open_requests).tolist()
         )
         return f"<Ledger {len(self._entries)} leases; {busy or 'idle'}>"
@@ -105,7 +106,7 @@ class Ledger:
         context_tokens = prompt_tokens + output_tokens_estimate
         self._entries[lease] = Entry(lease, seat, uncached_tokens, context_tokens, streamed, now_seconds)
         self.queued_tokens[seat] += uncached_tokens
-        count = self.open_requests.item(seat) + 1
+        count = int(self.open_requests.item(seat)) + 1
         self.open_requests[seat] = count
         if count > self._peaks[seat]:
             self._peaks[seat] = count
@@ -154,11 +155,11 @@ class Ledger:
 
     def own_requests(self, seat: Seat) -> int:
         """Leases open on the seat."""
-        return self.open_requests.item(seat) - self._foreign[seat]
+        return int(self.open_requests.item(seat)) - self._foreign[seat]
 
     def take_peak(self, seat: Seat) -> int:
         """The most leases that were open there at one time since this was last asked."""
-        peak, self._peaks[seat] = self._peaks[seat], self.open_requests.item(seat)
+        peak, self._peaks[seat] = self._peaks[seat], int(self.open_requests.item(seat))
         return peak - self._foreign[seat]
 
     def entries(self, seat: Seat) -> list[Entry]:

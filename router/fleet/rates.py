@@ -117,6 +117,7 @@ class Rates:
         self._prior = prior_tokens_per_second
         self._clamp = (slowest_tokens_per_second, fastest_tokens_per_second)
         self._models: dict[str, _ModelRates] = {}
+        self.version = 0  # grows whenever any rate may have changed
 
     def tokens_per_second(self, model: str, seats: IntArray) -> FloatArray:
         """Prefill rates of the seats for a model, never outside the clamp. A pair never seen has its model's rate."""
@@ -159,9 +160,11 @@ class Rates:
         slowest, fastest = self._clamp
         rate = uncached_tokens / (ttft_seconds - predicted_queue_seconds)
         rates.observe(seat, math.log(min(max(rate, slowest), fastest)))
+        self.version += 1
         return True
 
     def forget(self, seat: Seat) -> None:
         """The replica restarted, perhaps on another machine: it starts at its models' rates again."""
         for rates in self._models.values():
             rates.forget(seat)
+        self.version += 1

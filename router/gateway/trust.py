@@ -33,6 +33,7 @@ class EffectiveTrust:
         self._last: list[Trust | None] = []
         self._caps: list[dict[str, Trust]] = []
         self._most: list[Trust] = []  # the lowest cap
+        self.version = 0  # grows with every change of either column
 
     def join(self, seat: Seat) -> None:
         self._effective = grown(self._effective, seat + 1)
@@ -51,10 +52,14 @@ class EffectiveTrust:
             self._last[seat] = now
             self._effective[seat] = now
             self._belief[seat] = BELIEF_BY_TRUST[now]
+            self.version += 1
             if before is not None:
                 self._changed(seat, before, now)
         if now is Trust.GUESSED:
-            self._belief[seat] = self._accuracy.confirmed(seat)
+            confirmed = self._accuracy.confirmed(seat)
+            if confirmed != self._belief[seat]:
+                self._belief[seat] = confirmed
+                self.version += 1
 
     def cap(self, seat: Seat, cause: str, most: Trust | None) -> None:
         """For this cause the seat is trusted at most so far; None: the cause is gone."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Protocol
 
-from router.fleet.replica import IntArray
+import msgspec
+
+from router.fleet.replica import FloatArray, IntArray
 from router.prompt.blocks import BlockHashes
 
 
@@ -26,14 +27,14 @@ class Trust(IntEnum):
     EXACT = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
-    """Leading blocks of one prompt per asked seat, in the order asked. All counts are blocks."""
+class Match(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """Leading blocks of one prompt per asked seat, in the order asked: whole numbers, as floats, times the unit."""
 
-    held: IntArray  # told by events (or, for a GUESSED seat, guessed): in the GPU tier
-    slower: IntArray  # further blocks, right after `held`, in slower tiers
-    expected: IntArray  # max(held, what our own open leases will have put there) (R 4.6)
+    held: FloatArray  # told by events (or, for a GUESSED seat, guessed): in the GPU tier
+    slower: FloatArray  # further blocks, right after `held`, in slower tiers
+    expected: FloatArray  # max(held, what our own open leases will have put there) (R 4.6)
 
 
 class Index(Protocol):
-    def match(self, hashes: BlockHashes, seats: IntArray) -> Match: ...
+    def match(self, hashes: BlockHashes, seats: IntArray, unit: int = 1) -> Match:
+        """`unit` is what a block counts: give the block size to be told tokens."""

@@ -18,7 +18,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from router.fleet.replica import IntArray
+from router.fleet.replica import FloatArray
 from router.index.slots import ROW_BITS
 from router.prompt.blocks import BlockHashes
 
@@ -100,8 +100,8 @@ def table_depths(values: dict[int, int], hashes: BlockHashes, slots: int) -> lis
     return groups
 
 
-def by_slot(groups: Sequence[Group], slot_count: int) -> IntArray:
-    """Depth per slot, 0 where no group has it."""
+def by_slot(groups: Sequence[Group], slot_count: int, unit: int = 1) -> FloatArray:
+    """Depth per slot times `unit`, 0 where no group has it."""
     if slot_count <= 4 * len(groups) + 32:
         told = [0] * slot_count
         for depth, mask in groups:
@@ -109,11 +109,11 @@ def by_slot(groups: Sequence[Group], slot_count: int) -> IntArray:
                 rest = mask >> ROW_BITS
                 while rest:
                     slot = rest.bit_length() - 1
-                    told[slot] = depth
+                    told[slot] = depth * unit
                     rest ^= 1 << slot
-        return np.array(told, np.int64)
+        return np.array(told, np.float64)
     # Many slots, few groups: one vector operation for all.
     width = (slot_count + 7) >> 3
     masks = b"".join([(mask >> ROW_BITS).to_bytes(width, "little") for _, mask in groups])
     bits = np.unpackbits(np.frombuffer(masks, np.uint8), bitorder="little").reshape(len(groups), width * 8)
-    return np.array([depth for depth, _ in groups], np.int64) @ bits
+    return np.array([depth * unit for depth, _ in groups], np.float64) @ bits

@@ -14,7 +14,7 @@ from itertools import islice
 
 import numpy as np
 
-from router.fleet.replica import IntArray, Seat
+from router.fleet.replica import FloatArray, IntArray, Seat
 from router.index.base import Match, Tier
 from router.index.budget import Budget
 from router.index.holdings import Holdings
@@ -111,16 +111,19 @@ class MemoryIndex:
 
     # Lookup
 
-    def match(self, hashes: BlockHashes, seats: IntArray) -> Match:
-        """Leading blocks per seat, in the order asked; zeros for a seat that never joined.
+    def match(self, hashes: BlockHashes, seats: IntArray, unit: int = 1) -> Match:
+        """Leading blocks per seat times `unit`, in the order asked; zeros for a seat that never joined.
 
         The arrays may be shared with each other: they are to be read, not written.
         """
         slots = self.slots
         groups = self._gpu_depths(hashes)
         columns = slots.of(seats)
-        held = by_slot(groups, slots.count)[columns]
-        slower = self._slower_blocks(hashes, groups, columns) if self._holdings.slower else self._no_blocks(len(held))
+        held = by_slot(groups, slots.count, unit)[columns]
+        if self._holdings.slower:
+            slower = self._slower_blocks(hashes, groups, columns, unit)
+        else:
+            slower = self._no_blocks(len(held))
         expected = held
         masks = self.recent.masks
         if masks:
@@ -133,8 +136,8 @@ class MemoryIndex:
                 else:
                     joined.append((depth, mask))
             if found:
-                expected = by_slot(joined, slots.count)[columns]
-        return Match(held=held, slower=slower, expected=expected)
+                expected = by_slot(joined, slots.count, unit)[columns]
+        return Match(held, slower, expected)
 
     def held_depth(self, seat: Seat, hashes: BlockHashes) -> int:
         """Leading blocks the seat reaches in its GPU tier."""
@@ -182,15 +185,15 @@ class MemoryIndex:
                 pass
         return depths(self._holdings.table.values.get, hashes, live)
 
-    def _no_blocks(self, seats: int) -> IntArray:
+    def _no_blocks(self, seats: int) -> FloatArray:
         if len(self._zeros) != seats:
             self._zeros = _zeros(seats)
         return self._zeros
 
-    def _slower_blocks(self, hashes: BlockHashes, groups: list[Group], columns: IntArray) -> IntArray:
+    def _slower_blocks(self, hashes: BlockHashes, groups: list[Group], columns: IntArray, unit: int) -> FloatArray:
         """Blocks right after the GPU run, tier by tier, each looked up where the run before it ended."""
         values = self._holdings.table.values
-        starts = by_slot(groups, self.slots.count)
+        starts = by_slot(groups, self.slots.count, unit)
         for holders in self._holdings.slower:
             reach = holders.reach
 
@@ -198,10 +201,10 @@ class MemoryIndex:
                 return reach.get(values.get(block, 0) & ROW_MASK, default)
 
             groups = [deeper for depth, mask in groups for deeper in depths(mask_of, hashes, mask, depth)]
-        return (by_slot(groups, self.slots.count) - starts)[columns]
+        return (by_slot(groups, self.slots.count, unit) - starts)[columns]
 
 
-def _zeros(count: int) -> IntArray:
-    zeros = np.zeros(count, np.int64)
+def _zeros(count: int) -> FloatArray:
+    zeros = np.zeros(count)
     zeros.flags.writeable = False
     return zeros

@@ -59,26 +59,27 @@ class Candidate:
     allowed: bool = True  # healthy, below its cap and not tried already
 
 
-# Not frozen: setting the fields of a frozen dataclass takes 2 us more, for each of the few made per decision.
-@dataclass(slots=True, eq=False)
-class Candidates:
+class Candidates(msgspec.Struct, frozen=True, eq=False, gc=False):
     """All replicas that serve the model, as columns of equal length, in ascending order of seat. Nobody writes to them.
 
-    The three token columns that come from the index are already capped by the hit rule (R 4.1).
+    The three token columns that come from the index are already capped by the hit rule (R 4.1). Counts are floats, as
+    prices multiply them by floats and numpy takes twice as long for that with integers.
     """
 
     ids: tuple[ReplicaId, ...]
     id_keys: KeyArray  # 64-bit hash of each id, the same in every process
     seats: IntArray
-    held_tokens: IntArray
-    slower_tokens: IntArray
-    expected_tokens: IntArray
-    queued_tokens: FloatArray | IntArray
-    open_requests: IntArray
-    context_tokens: FloatArray | IntArray
+    held_tokens: FloatArray
+    slower_tokens: FloatArray
+    expected_tokens: FloatArray
+    queued_tokens: FloatArray
+    open_requests: FloatArray
+    context_tokens: FloatArray
     tokens_per_second: FloatArray
+    seconds_per_token: FloatArray  # the same upside down: multiplying is cheaper
     trust: IntArray
     belief: FloatArray
+    all_believed: bool  # every belief is 1
     allowed: BoolArray
     prompt_tokens: int
     other_tokens: int = 0
@@ -92,11 +93,11 @@ class Candidates:
         return Candidate(
             replica=self.ids[row],
             seat=Seat(self.seats.item(row)),
-            held_tokens=self.held_tokens.item(row),
-            slower_tokens=self.slower_tokens.item(row),
-            expected_tokens=self.expected_tokens.item(row),
+            held_tokens=int(self.held_tokens.item(row)),
+            slower_tokens=int(self.slower_tokens.item(row)),
+            expected_tokens=int(self.expected_tokens.item(row)),
             queued_tokens=self.queued_tokens.item(row),
-            open_requests=self.open_requests.item(row),
+            open_requests=int(self.open_requests.item(row)),
             context_tokens=self.context_tokens.item(row),
             tokens_per_second=self.tokens_per_second.item(row),
             trust=Trust(self.trust.item(row)),
@@ -117,19 +118,23 @@ class Candidates:
         """Columns from rows, put in ascending order of seat."""
         rows = sorted(rows, key=lambda row: row.seat)
         ids = tuple(row.replica for row in rows)
+        tokens_per_second = np.array([row.tokens_per_second for row in rows], dtype=np.float64)
+        belief = np.array([BELIEF_BY_TRUST[row.trust] if row.belief is None else row.belief for row in rows])
         return cls(
             ids=ids,
             id_keys=id_keys(ids),
             seats=np.array([row.seat for row in rows], dtype=np.int64),
-            held_tokens=np.array([row.held_tokens for row in rows], dtype=np.int64),
-            slower_tokens=np.array([row.slower_tokens for row in rows], dtype=np.int64),
-            expected_tokens=np.array([max(row.expected_tokens, row.held_tokens) for row in rows], dtype=np.int64),
+            held_tokens=np.array([row.held_tokens for row in rows], dtype=np.float64),
+            slower_tokens=np.array([row.slower_tokens for row in rows], dtype=np.float64),
+            expected_tokens=np.array([max(row.expected_tokens, row.held_tokens) for row in rows], dtype=np.float64),
             queued_tokens=np.array([row.queued_tokens for row in rows], dtype=np.float64),
-            open_requests=np.array([row.open_requests for row in rows], dtype=np.int64),
+            open_requests=np.array([row.open_requests for row in rows], dtype=np.float64),
             context_tokens=np.array([row.context_tokens for row in rows], dtype=np.float64),
-            tokens_per_second=np.array([row.tokens_per_second for row in rows], dtype=np.float64),
+            tokens_per_second=tokens_per_second,
+            seconds_per_token=1.0 / tokens_per_second,
             trust=np.array([row.trust for row in rows], dtype=np.int64),
-            belief=np.array([BELIEF_BY_TRUST[row.trust] if row.belief is None else row.belief for row in rows]),
+            belief=belief,
+            all_believed=bool((belief == 1.0).all()),
             allowed=np.array([row.allowed for row in rows], dtype=np.bool_),
             prompt_tokens=prompt_tokens,
             other_tokens=other_tokens,

@@ -13,18 +13,20 @@ from router.policy.candidate import Candidates
 
 def believed_tokens(candidates: Candidates) -> FloatArray:
     """Cached tokens that a price may count on, per candidate."""
+    if candidates.all_believed:
+        return candidates.expected_tokens
     believed: FloatArray = candidates.expected_tokens * candidates.belief
     return believed
 
 
 def queue_seconds(candidates: Candidates) -> FloatArray:
     """Until the prefill work already there is done."""
-    seconds: FloatArray = candidates.queued_tokens / candidates.tokens_per_second
+    seconds: FloatArray = candidates.queued_tokens * candidates.seconds_per_token
     return seconds
 
 
 def prefill_seconds(candidates: Candidates) -> FloatArray:
     """For our own prefill, once it starts."""
     work_tokens = candidates.prompt_tokens + candidates.other_tokens
-    seconds: FloatArray = (work_tokens - believed_tokens(candidates)) / candidates.tokens_per_second
+    seconds: FloatArray = (work_tokens - believed_tokens(candidates)) * candidates.seconds_per_token
     return seconds

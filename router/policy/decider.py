@@ -15,7 +15,7 @@ from random import Random
 import numpy as np
 
 from router.errors import HomingError, NoReplica
-from router.fleet.replica import BoolArray, IntArray, ReplicaId, Seat
+from router.fleet.replica import BoolArray, FloatArray, IntArray, ReplicaId, Seat
 from router.index.base import Index
 from router.policy.candidate import Ask, Candidates, KeyArray, id_keys
 from router.policy.decision import Decision, Whole
@@ -54,9 +54,21 @@ class _Fleet:
     id_keys: KeyArray
     block_sizes: tuple[int | None, ...]
     columns: tuple[_Column, ...]
-    no_tokens: IntArray  # zeros
+    no_tokens: FloatArray  # zeros
     everyone: BoolArray  # all true
     every_row: IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What a model's replicas showed of themselves, as columns: read anew only when some of it changed."""
+
+    versions: tuple[int, int]
+    tokens_per_second: FloatArray
+    seconds_per_token: FloatArray
+    trust: IntArray
+    belief: FloatArray
+    all_believed: bool
 
 
 class Decider:
@@ -86,8 +98,8 @@ class Decider:
         self._sessions = sessions
         self._rng = rng
         self._max_in_flight = max_in_flight
-        self._term_names = tuple(term.label for term in policy.terms)
         self._fleets: dict[str, _Fleet] = {}
+        self._known: dict[str, _Known] = {}
         self._fleets_version = -1
         self._turns: dict[str, Turn] = {}  # bounded by the models ever served
 
@@ -106,6 +118,9 @@ class Decider:
             if not len(rows):
                 raise self._refusal(ask, seats, now_seconds)
         held, slower, expected = self._matched(ask, fleet)
+        known = self._known.get(ask.model)
+        if known is None or known.versions != (self._rates.version, self._trusts.version):
+            known = self._known[ask.model] = self._look_again(fleet)
         session_key = ask.session_key
         candidates = Candidates(
             ids=fleet.ids,
@@ -117,9 +132,11 @@ class Decider:
             queued_tokens=self._ledger.queued_tokens[seats],
             open_requests=open_requests,
             context_tokens=self._ledger.context_tokens[seats],
-            tokens_per_second=self._rates.tokens_per_second(fleet.base, seats),
-            trust=self._trusts.effective(seats),
-            belief=self._trusts.belief(seats),
+            tokens_per_second=known.tokens_per_second,
+            seconds_per_token=known.seconds_per_token,
+            trust=known.trust,
+            belief=known.belief,
+            all_believed=known.all_believed,
             allowed=allowed,
             prompt_tokens=ask.prompt_tokens,
             other_tokens=ask.other_tokens,
@@ -129,29 +146,32 @@ class Decider:
         turn = self._turns.get(ask.model)
         if turn is None:
             turn = self._turns[ask.model] = Turn(self._rng)
-        row, rule, total_seconds, terms = self.policy.choose(candidates, rows, turn)
+        row, rule, total_seconds = self.policy.choose(candidates, rows, turn)
         turn.last_seat = Seat(seats.item(row))
-        return Whole(
-            candidates=candidates,
-            row=row,
-            block_size_tokens=fleet.block_sizes[row],
-            policy=self.policy.name,
-            rule=rule,
-            term_names=self._term_names,
-            terms=terms,
-            total_seconds=total_seconds,
-        )
+        return Whole(candidates, row, fleet.block_sizes[row], self.policy, rule, total_seconds)
 
     def _fleet(self, model: str) -> _Fleet:
         if self._fleets_version != self._roster.version:
-            self._fleets = {}
+            self._fleets, self._known = {}, {}
             self._fleets_version = self._roster.version
         fleet = self._fleets.get(model)
         if fleet is None:
             fleet = self._fleets[model] = _fleet_of(self._roster, model)
         return fleet
 
-    def _allowed(self, ask: Ask, seats: IntArray, open_requests: IntArray, now_seconds: float) -> BoolArray:
+    def _look_again(self, fleet: _Fleet) -> _Known:
+        rates = self._rates.tokens_per_second(fleet.base, fleet.seats)
+        belief = self._trusts.belief(fleet.seats)
+        return _Known(
+            versions=(self._rates.version, self._trusts.version),
+            tokens_per_second=rates,
+            seconds_per_token=1.0 / rates,
+            trust=self._trusts.effective(fleet.seats),
+            belief=belief,
+            all_believed=bool((belief == 1.0).all()),
+        )
+
+    def _allowed(self, ask: Ask, seats: IntArray, open_requests: FloatArray, now_seconds: float) -> BoolArray:
         allowed = self._health.allowed(seats, now_seconds)
         cap = self._max_in_flight
         if cap is not None and len(seats) and open_requests.item(open_requests.argmax()) >= cap:
@@ -174,7 +194,7 @@ class Decider:
             code="all_busy",
         )
 
-    def _matched(self, ask: Ask, fleet: _Fleet) -> tuple[IntArray, IntArray, IntArray]:
+    def _matched(self, ask: Ask, fleet: _Fleet) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Held, slower and expected tokens by row. One index lookup per distinct block size, none without hashes."""
         if not ask.hashes:
             return fleet.no_tokens, fleet.no_tokens, fleet.no_tokens
@@ -188,16 +208,14 @@ class Decider:
             reachable = (ask.prompt_tokens - 1) // size
             if len(hashes) > reachable:
                 hashes = hashes[:reachable]
-            match = self._index.match(hashes, column.seats)
+            match = self._index.match(hashes, column.seats, size)
             if len(column.rows) == len(fleet.ids):
-                held = match.held * size
-                slower = match.slower * size if match.slower.flags.writeable else fleet.no_tokens  # shared: zeros
-                return held, slower, held if match.expected is match.held else match.expected * size
+                return match.held, match.slower, match.expected
             if held is fleet.no_tokens:
                 held, slower, expected = held.copy(), held.copy(), held.copy()
-            held[column.rows] = match.held * size
-            slower[column.rows] = match.slower * size
-            expected[column.rows] = match.expected * size
+            held[column.rows] = match.held
+            slower[column.rows] = match.slower
+            expected[column.rows] = match.expected
         return held, slower, expected
 
 
@@ -208,7 +226,7 @@ def _fleet_of(roster: Roster, model: str) -> _Fleet:
     for size in sorted({size for size in block_sizes if size is not None}):
         rows = np.array([row for row, of_row in enumerate(block_sizes) if of_row == size], dtype=np.int64)
         columns.append(_Column(size, rows, seats[rows]))
-    no_tokens = np.zeros(len(seats), dtype=np.int64)
+    no_tokens = np.zeros(len(seats))
     everyone = np.ones(len(seats), dtype=np.bool_)
     every_row = np.arange(len(seats), dtype=np.int64)
     for shared in (no_tokens, everyone, every_row):

@@ -6,8 +6,10 @@ sentences only when a receipt is read.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from collections.abc import Mapping
+from typing import Protocol, TypeAlias
+
+import msgspec
 
 from router.fleet.replica import FloatArray, ReplicaId, Seat
 from router.index.base import Trust
@@ -16,23 +18,32 @@ from router.policy.candidate import Candidates
 # Price terms below this say nothing to a reader.
 WORTH_TELLING_SECONDS = 0.00005
 
-# The two dataclasses, their scalars and the headers of their arrays, as sys.getsizeof over the parts tells.
-FIXED_BYTES = 2_300
+# The two structs, their scalars and the headers of their arrays, as sys.getsizeof over the parts tells.
+FIXED_BYTES = 1_500
 
 
-# Not frozen, for the reason given at Candidates.
-@dataclass(slots=True, eq=False)
-class Whole:
-    """The whole request goes to one replica. Nobody changes it."""
+class Pricing(Protocol):
+    """Whose prices decided: asked again, of the same columns, when a decision is explained."""
 
-    candidates: Candidates = field(repr=False)
+    @property
+    def name(self) -> str: ...
+
+    def price_terms(self, candidates: Candidates) -> Mapping[str, FloatArray]: ...
+
+
+class Whole(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """The whole request goes to one replica."""
+
+    candidates: Candidates
     row: int  # of the chosen one
     block_size_tokens: int | None  # of the replica; None: not known, so nothing was matched there
-    policy: str
+    pricing: Pricing
     rule: str  # which guards, filters and picker decided
-    term_names: tuple[str, ...] = field(repr=False)
-    terms: tuple[FloatArray, ...] = field(repr=False)  # seconds per candidate, as weighted, in the order of term_names
-    total_seconds: FloatArray = field(repr=False)
+    total_seconds: FloatArray
+
+    @property
+    def policy(self) -> str:
+        return self.pricing.name
 
     @property
     def seat(self) -> Seat:
@@ -49,12 +60,12 @@ class Whole:
     @property
     def predicted_cached_tokens(self) -> int:
         """The part told by events, or guessed: what the engine's report is judged against, whatever the trust."""
-        return self.candidates.held_tokens.item(self.row)
+        return int(self.candidates.held_tokens.item(self.row))
 
     @property
     def expected_cached_tokens(self) -> int:
         """The same or more: with what our requests in flight will have put there (R 4.6)."""
-        return self.candidates.expected_tokens.item(self.row)
+        return int(self.candidates.expected_tokens.item(self.row))
 
     @property
     def uncached_tokens(self) -> int:
@@ -81,30 +92,32 @@ class Whole:
     @property
     def reason(self) -> str:
         """One sentence: the rule, the price here, and the best alternative."""
-        if not self.terms:
+        terms = self.pricing.price_terms(self.candidates)
+        if not terms:
             return f"{self.rule}, of {int(self.candidates.allowed.sum())} replicas"
-        here = f"{self.rule}: {self._price(self.row)} here"
+        here = f"{self.rule}: {_price(terms, self.row)} here"
         others = [row for row in self.candidates.allowed.nonzero()[0].tolist() if row != self.row]
         if not others:
             return f"{here}; no other replica may be chosen"
         best = min(others, key=self.total_seconds.item)
         relation = "next best" if self.total_seconds.item(best) >= self.cost_seconds else "cheaper but passed over:"
-        return f"{here}; {relation} {self.candidates.ids[best]}: {self._price(best)}"
+        return f"{here}; {relation} {self.candidates.ids[best]}: {_price(terms, best)}"
 
     def explain(self) -> list[dict[str, object]]:
         """One entry per candidate, the chosen one first, then by cost; tokens, seconds and plain values only."""
+        terms = self.pricing.price_terms(self.candidates)
         order = sorted(range(len(self.candidates)), key=lambda row: (row != self.row, self.total_seconds.item(row)))
-        return [self._entry(row) for row in order]
+        return [self._entry(row, terms) for row in order]
 
     @property
     def byte_size(self) -> int:
         """Bytes this decision keeps alive, the ids left out, as all decisions share them."""
         columns = self.candidates
         rows = len(columns)
-        # Nine columns of its own and the total at 8 bytes, one column at 1; seats and id keys are shared like the ids.
-        return FIXED_BYTES + rows * (8 * (10 + len(self.terms)) + 1)
+        # Six columns of its own and the total at 8 bytes, one column at 1; those of the fleet are shared like the ids.
+        return FIXED_BYTES + rows * (8 * 7 + 1)
 
-    def _entry(self, row: int) -> dict[str, object]:
+    def _entry(self, row: int, terms: Mapping[str, FloatArray]) -> dict[str, object]:
         one = self.candidates.row(row)
         return {
             "replica": one.replica,
@@ -120,20 +133,21 @@ class Whole:
             "context_tokens": one.context_tokens,
             "tokens_per_second": one.tokens_per_second,
             "cost_seconds": self.total_seconds.item(row),
-            "terms_seconds": {name: term.item(row) for name, term in zip(self.term_names, self.terms, strict=True)},
+            "terms_seconds": {name: seconds.item(row) for name, seconds in terms.items()},
         }
-
-    def _price(self, row: int) -> str:
-        parts = [
-            f"{_told(term.item(row))} {name.replace('_', ' ')}"
-            for name, term in zip(self.term_names, self.terms, strict=True)
-            if term.item(row) >= WORTH_TELLING_SECONDS
-        ]
-        return " + ".join(parts) or "nothing to wait for"
 
 
 # A request split over a prefill and a decode replica will be the other kind of decision.
 Decision: TypeAlias = Whole
+
+
+def _price(terms: Mapping[str, FloatArray], row: int) -> str:
+    parts = [
+        f"{_told(seconds.item(row))} {name.replace('_', ' ')}"
+        for name, seconds in terms.items()
+        if seconds.item(row) >= WORTH_TELLING_SECONDS
+    ]
+    return " + ".join(parts) or "nothing to wait for"
 
 
 def _told(seconds: float) -> str:

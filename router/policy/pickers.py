@@ -56,14 +56,16 @@ class LowestCost:
 
     def pick(self, candidates: Candidates, cost_seconds: FloatArray, rows: IntArray, turn: Turn) -> Picked:
         costs = cost_seconds if len(rows) == len(cost_seconds) else cost_seconds[rows]
-        cheapest = costs.argmin()
-        limit = costs.item(cheapest) * (1.0 + self.near_ratio) + self.near_seconds
-        near = rows[costs <= limit]
-        if len(near) == 1:
-            return Picked(near.item(0), "lowest_cost")
-        open_requests = candidates.open_requests[near]
-        fewest = near[open_requests == open_requests[open_requests.argmin()]]
-        return Picked(fewest.item(int(turn.rng.random() * len(fewest))), "near_tie")
+        limit = costs.item(costs.argmin()) * (1.0 + self.near_ratio) + self.near_seconds
+        places = (costs <= limit).nonzero()[0].tolist()
+        if len(places) == 1:
+            return Picked(rows.item(places[0]), "lowest_cost")
+        # Of a few the interpreter finds the least sooner than numpy does.
+        near = list(map(rows.item, places))
+        open_requests = list(map(candidates.open_requests.item, near))
+        fewest = min(open_requests)
+        idlest = [row for row, open_there in zip(near, open_requests, strict=True) if open_there == fewest]
+        return Picked(idlest[int(turn.rng.random() * len(idlest))], "near_tie")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,6 +29,11 @@ class Term:
     scorer: Scorer
     weight: float = 1.0
 
+    def cost_seconds(self, candidates: Candidates) -> FloatArray:
+        """Seconds per candidate, as weighted."""
+        seconds = self.scorer.cost_seconds(candidates)
+        return seconds if self.weight == 1.0 else seconds * self.weight
+
     @property
     def label(self) -> str:
         """The name in receipts; a price that is not the bare expectation says so."""
@@ -38,7 +44,6 @@ class Choice(NamedTuple):
     row: int
     rule: str  # what each filter and the picker had to say, in order, joined by "+"
     cost_seconds: FloatArray  # per candidate, those filtered away included
-    terms: tuple[FloatArray, ...]  # the same by term, in the policy's order
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +73,16 @@ class Policy:
             if rule:
                 said.append(rule)
         total: FloatArray | None = None
-        terms: list[FloatArray] = []
         for term in self.terms:
-            seconds = term.scorer.cost_seconds(candidates)
-            if term.weight != 1.0:
-                seconds = seconds * term.weight
-            terms.append(seconds)
+            seconds = term.cost_seconds(candidates)
             total = seconds if total is None else total + seconds
         if total is None:
             total = np.zeros(len(candidates))
         row, rule = self.picker.pick(candidates, total, rows, turn)
-        said.append(rule)
-        return Choice(row, "+".join(said), total, tuple(terms))
+        if said:
+            rule = "+".join((*said, rule))
+        return Choice(row, rule, total)
+
+    def price_terms(self, candidates: Candidates) -> Mapping[str, FloatArray]:
+        """Seconds per candidate by term, as weighted, in the policy's order: what `choose` added up."""
+        return {term.label: term.cost_seconds(candidates) for term in self.terms}

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-
 from router.fleet.replica import FloatArray
 from router.policy import cost
 from router.policy.candidate import Candidates
@@ -52,7 +50,7 @@ class OpenRequests:
     seconds_each: float = param(0.0005, least=0.0)
 
     def cost_seconds(self, candidates: Candidates) -> FloatArray:
-        seconds: FloatArray = candidates.open_requests * np.float64(self.seconds_each)
+        seconds: FloatArray = candidates.open_requests * self.seconds_each
         return seconds
 
 

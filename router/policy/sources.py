@@ -32,19 +32,23 @@ class Ledger(Protocol):
 
     def __len__(self) -> int: ...
     @property
-    def queued_tokens(self) -> IntArray: ...
+    def queued_tokens(self) -> FloatArray: ...
     @property
-    def open_requests(self) -> IntArray: ...
+    def open_requests(self) -> FloatArray: ...
     @property
-    def context_tokens(self) -> IntArray: ...
+    def context_tokens(self) -> FloatArray: ...
     def advance(self, now_seconds: float) -> None: ...
 
 
 class Rates(Protocol):
+    @property
+    def version(self) -> int: ...  # another number when any rate may have changed
     def tokens_per_second(self, model: str, seats: IntArray) -> FloatArray: ...  # above 0; by the model's base
 
 
 class Trusts(Protocol):
+    @property
+    def version(self) -> int: ...  # another number when any trust or belief changed
     def effective(self, seats: IntArray) -> IntArray: ...  # Trust values: the lesser of stream and truth (R 5.2)
     def belief(self, seats: IntArray) -> FloatArray: ...  # how far a match there counts, 0 to 1 (`belief`)
 

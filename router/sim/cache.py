@@ -86,6 +86,11 @@ class BlockPool:
         """Named blocks in the pool, copies included."""
         return sum(len(copies) for copies in self._holders.values())
 
+    @property
+    def has_news(self) -> bool:
+        """Whether `take_events` would give any."""
+        return bool(self._events)
+
     def hit(self, chain: Chain, *, report_all: bool = False) -> list[int]:
         """The cached blocks this chain could begin with, leaving at least one token to compute.
 
@@ -184,7 +189,7 @@ class BlockPool:
         return BlockStored(
             block_hashes=[self._block_name(digest) for digest in chain.digests[first:end]],
             parent_block_hash=self._block_name(chain.digests[first - 1]) if first else None,
-            token_ids=tokens.tolist(),
+            token_ids=tokens,
             block_size=size,
             lora_id=chain.namespace.adapter_id,
             medium=MEDIUM,

@@ -10,17 +10,23 @@ its tokens and news come out when it ends, so one call both ends the step that w
   be computed anew (it may hit its own blocks, if they survive);
 * the last sampled token of a request has no KV: it is never computed.
 
+*Strides.* While every scheduled request decodes, steps differ in nothing but their length, so an engine that is told to
+may take many as one: until the first request ends or needs a block, or until `submit` or `cancel` cuts the stride
+short at the end of the step that is running then. Such an engine tells a request's first token and its end, and not
+the tokens between; what it tells, it tells when single steps would.
+
 What a request answers is given with it. The engine decides when each token comes, not what it says.
 """
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from router.sim.cache import TOKEN_BYTES, BlockPool, Chain, Namespace
+from router.sim.cache import BlockPool, Chain, Namespace
 from router.sim.timing import Timing
 from router.sim.wire import Event
 
@@ -45,6 +51,7 @@ class Output:
     token: int | None
     finished: bool
     cached_tokens: int  # prompt tokens found in the cache when the request was first let in
+    count: int = 1  # tokens since the last output, of which `token` is the last: above 1 where strides are taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +75,20 @@ class _Running:
 
     job: Job
     chain: Chain
-    computed: int = 0  # tokens with KV, those of the running step included
+    known: int  # tokens of prompt and answer so far; those of the answer join the chain when it needs them
+    computed: int = 0  # of them with KV, those of the running step included
     answered: int = 0
+    told: int = 0  # tokens of the answer in outputs
+    room_until: int = 0  # while decoding: `computed` may grow so far before a block is needed or filled
     cached_tokens: int | None = None  # None: never let in
-    scheduled: int = 0  # tokens of the running step
+    scheduled: int = 0  # tokens of the running step, or of each step of a stride
+    active: bool = False  # let in, not waiting
+
+    def catch_up(self) -> None:
+        """Let the chain know all tokens there are."""
+        missing = self.known - self.chain.token_count
+        if missing:
+            self.chain.tokens += array("I", self.job.answer[self.answered - missing : self.answered]).tobytes()
 
 
 @dataclass(slots=True)
@@ -87,10 +104,40 @@ class Counters:
     aborted: int = 0
 
 
-class Engine:
-    """`root` seeds the names of blocks; draw it anew for each process."""
+@dataclass(frozen=True, slots=True)
+class _Stride:
+    """Steps taken as one. Step k of them, counted from 0, lasts `first_seconds + k * longer_seconds`."""
 
-    def __init__(self, limits: EngineLimits, timing: Timing, root: bytes, *, names_as_bytes: bool = False) -> None:
+    began: float
+    steps: int
+    first_seconds: float
+    longer_seconds: float
+
+    def seconds(self, steps: int) -> float:
+        return steps * (self.first_seconds + 0.5 * (steps - 1) * self.longer_seconds)
+
+    def steps_begun_by(self, now: float) -> int:
+        """The number of steps once the one that runs at `now` has ended; a step that ends now has ended."""
+        passed, flat, growing = now - self.began, self.first_seconds - 0.5 * self.longer_seconds, self.longer_seconds
+        steps = passed / flat if growing == 0 else (math.sqrt(flat * flat + 2 * growing * passed) - flat) / growing
+        return min(self.steps, max(1, math.ceil(steps - 1e-9)))
+
+
+class Engine:
+    """`root` seeds the names of blocks; draw it anew for each process.
+
+    `longest_stride` above 1 lets it take strides: then `submit` and `cancel` must be told the time.
+    """
+
+    def __init__(
+        self,
+        limits: EngineLimits,
+        timing: Timing,
+        root: bytes,
+        *,
+        names_as_bytes: bool = False,
+        longest_stride: int = 1,
+    ) -> None:
         self.limits = limits
         self.timing = timing  # may be replaced between steps: a straggler
         self.counters = Counters()
@@ -98,6 +145,8 @@ class Engine:
         self._waiting: deque[_Running] = deque()
         self._running: list[_Running] = []
         self._requests: dict[str, _Running] = {}
+        self._longest_stride = longest_stride
+        self._stride: _Stride | None = None  # None: a single step is running, or none
         self._step_ends: float | None = None  # None: no step is running
         self._free_at: float = 0.0
 
@@ -117,21 +166,24 @@ class Engine:
         """Whether a request of this many tokens, answer included, can ever run."""
         return -(-token_count // self.limits.block_size_tokens) <= self.pool.usable_blocks
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Job, now: float = 0.0) -> None:
         """Queue a request. Raises ValueError for an empty prompt, an id in use, or more tokens than the pool holds."""
         if not job.prompt or job.request_id in self._requests:
             raise ValueError(f"request {job.request_id} has an empty prompt or an id in use")
         if not self.fits(len(job.prompt) + max(len(job.answer) - 1, 0)):
             raise ValueError(f"request {job.request_id} needs more blocks than the engine has")
-        request = _Running(job, Chain(bytearray(array("I", job.prompt).tobytes()), job.namespace))
+        prompt = job.prompt if isinstance(job.prompt, array) else array("I", job.prompt)
+        request = _Running(job, Chain(bytearray(prompt.tobytes()), job.namespace), len(prompt))
         self._requests[job.request_id] = request
         self._waiting.append(request)
+        self._cut_stride(now)
 
-    def cancel(self, request_id: str) -> bool:
+    def cancel(self, request_id: str, now: float = 0.0) -> bool:
         """Drop a request; what it filled stays cached. False if it is not here any more."""
         request = self._requests.pop(request_id, None)
         if request is None:
             return False
+        self._cut_stride(now)
         self._leave(request)
         self.counters.aborted += 1
         return True
@@ -161,9 +213,13 @@ class Engine:
     def _start_step(self, now: float) -> None:
         budget, preemptions = self.limits.step_tokens, self.counters.preemptions
         for request in list(self._running):
-            if request not in self._running:  # preempted for one before it
+            if request.computed < request.room_until and budget:  # decodes, and nobody need know
+                request.scheduled = 1
+                budget -= 1
                 continue
-            tokens = min(request.chain.token_count - request.computed, budget)
+            if not request.active:  # preempted for one before it
+                continue
+            tokens = min(request.known - request.computed, budget)
             if tokens and self._reserve(request, tokens):
                 budget -= tokens
         crowded = self.counters.preemptions > preemptions
@@ -172,25 +228,62 @@ class Engine:
             if not tokens:
                 break
             self._running.append(self._waiting.popleft())
+            self._running[-1].active = True
             budget -= tokens
         busy = [request for request in self._running if request.scheduled]
         if busy:
-            self._step_ends = now + self._step_seconds(busy)
+            # In a crowded step nobody was let in: the next one tries again. One with news lets it out at its end.
+            alone = crowded or self.pool.has_news or self._longest_stride == 1
+            self._stride = None if alone else self._stride_of(busy, now)
+            if self._stride is not None:
+                self._step_ends = now + self._stride.seconds(self._stride.steps)
+            else:
+                self._step_ends = now + self._step_seconds(busy)
 
     def _reserve(self, request: _Running, tokens: int) -> bool:
         """Room for the next tokens of a running request, at the price of those let in after it."""
-        while not self.pool.allocate(request.chain, request.computed + tokens):
+        request.catch_up()
+        chain, size = request.chain, self.limits.block_size_tokens
+        while not self.pool.allocate(chain, request.computed + tokens):
             victim = self._running[-1]
             self._preempt(victim)
             if victim is request:
                 return False
         request.scheduled = tokens
+        if request.answered:
+            request.room_until = min(len(chain.blocks) * size, (chain.named + 1) * size - 1)
         return True
+
+    def _stride_of(self, busy: list[_Running], now: float) -> _Stride | None:
+        """As many equal steps as can be foretold; None if the next step is not one of them."""
+        steps, context = self._longest_stride, 0
+        for request in busy:
+            computed = request.computed
+            context += computed
+            # A block is announced with the step that fills it, so that step is not taken as one with those before it.
+            left, room = len(request.job.answer) - request.answered, request.room_until - computed
+            if left < steps:
+                steps = left
+            if room < steps:
+                steps = room
+        if steps < 2:
+            return None
+        sequences, growing = len(busy), self.timing.per_decode_context_token_seconds * len(busy)
+        return _Stride(now, steps, self.timing.step_seconds((), sequences, context), growing)
+
+    def _cut_stride(self, now: float) -> None:
+        stride = self._stride
+        if stride is not None:
+            steps = stride.steps_begun_by(now)
+            self._stride = replace(stride, steps=steps)
+            self._step_ends = stride.began + stride.seconds(steps)
 
     def _preempt(self, victim: _Running) -> None:
         self._running.remove(victim)
+        victim.active = False
+        victim.catch_up()
         self.pool.free(victim.chain)
-        victim.computed = victim.scheduled = 0
+        victim.computed = victim.scheduled = victim.room_until = 0
         self._waiting.appendleft(victim)
         self.counters.preemptions += 1
 
@@ -199,7 +292,7 @@ class Engine:
         job, size = request.job, self.limits.block_size_tokens
         hits = self.pool.hit(request.chain, report_all=job.reports_all_hits) if job.reads_cache else []
         cached = len(hits) * size
-        tokens = min(request.chain.token_count - cached, budget)
+        tokens = min(request.known - cached, budget)
         if not self.pool.allocate(request.chain, cached + tokens, hits):
             return 0
         if request.cached_tokens is None:
@@ -217,32 +310,36 @@ class Engine:
 
     def _finish_step(self) -> list[Output]:
         outputs = []
+        steps = self._stride.steps if self._stride is not None else 1
+        self._stride = None
         for request in list(self._running):
             if not request.scheduled:
                 continue
-            request.computed += request.scheduled
+            request.computed += request.scheduled * steps
             request.scheduled = 0
-            if request.computed < request.chain.token_count:
+            if request.computed < request.known:
                 continue  # more chunks to come
-            outputs.append(self._sample(request))
+            answer = request.job.answer
+            if request.answered < len(answer):
+                request.answered += steps
+                request.known += steps
+                self.counters.generated_tokens += steps
+            if request.answered >= len(answer) or not request.told or self._longest_stride == 1:
+                outputs.append(self._tell(request))
         return outputs
 
-    def _sample(self, request: _Running) -> Output:
-        job, token = request.job, None
-        if request.answered < len(job.answer):
-            token = job.answer[request.answered]
-            request.answered += 1
-            request.chain.tokens += token.to_bytes(TOKEN_BYTES, "little")
-            self.counters.generated_tokens += 1
-        finished = request.answered >= len(job.answer)
+    def _tell(self, request: _Running) -> Output:
+        job, count, answered = request.job, request.answered - request.told, request.answered
+        finished, request.told = answered >= len(job.answer), answered
         if finished:
             del self._requests[job.request_id]
             self._leave(request)
             self.counters.finished += 1
-        return Output(job.request_id, token, finished, request.cached_tokens or 0)
+        token = job.answer[answered - 1] if answered else None
+        return Output(job.request_id, token, finished, request.cached_tokens or 0, count)
 
     def _leave(self, request: _Running) -> None:
-        if request in self._running:
+        if request.active:
             self._running.remove(request)
             self.pool.free(request.chain)
         else:

@@ -31,7 +31,7 @@ class BlockStored(msgspec.Struct, tag=True, omit_defaults=True, frozen=True):
 
     block_hashes: list[BlockName]
     parent_block_hash: BlockName | None  # None: the first block begins a prompt
-    token_ids: list[int]  # exactly block_size for each hash
+    token_ids: Sequence[int]  # exactly block_size for each hash
     block_size: int
     lora_id: int | None
     medium: str | None
@@ -59,7 +59,7 @@ Event: TypeAlias = BlockStored | BlockRemoved | AllBlocksCleared
 class _OldStored(msgspec.Struct, tag="BlockStored", array_like=True, omit_defaults=True, frozen=True):
     block_hashes: list[BlockName]
     parent_block_hash: BlockName | None
-    token_ids: list[int]
+    token_ids: Sequence[int]
     block_size: int
     lora_id: int | None
     medium: str | None
@@ -80,7 +80,7 @@ class _OldCleared(msgspec.Struct, tag="AllBlocksCleared", array_like=True, froze
     pass
 
 
-_ENCODER = msgspec.msgpack.Encoder()
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=list)  # token ids come as an array
 
 
 def encode_batch(

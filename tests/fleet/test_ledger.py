@@ -33,7 +33,7 @@ def opened(
     )
 
 
-def charges(ledger: Ledger, seat: int = 0) -> tuple[int, int, int]:
+def charges(ledger: Ledger, seat: int = 0) -> tuple[float, float, float]:
     return (
         ledger.open_requests.item(seat),
         ledger.queued_tokens.item(seat),

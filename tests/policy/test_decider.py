@@ -36,6 +36,11 @@ class Trusted:
     def __init__(self) -> None:
         self.by_seat = np.full(256, Trust.EXACT, dtype=np.int64)
         self.confirmed = np.full(256, 0.5)
+        self.version = 0
+
+    def put(self, seat: int, trust: Trust) -> None:
+        self.by_seat[seat] = trust
+        self.version += 1
 
     def effective(self, seats: IntArray) -> IntArray:
         trust: IntArray = self.by_seat[seats]
@@ -54,9 +59,9 @@ class CountedIndex(MemoryIndex):
         super().__init__(Budget(1 << 24))
         self.asked: list[tuple[int, list[int]]] = []
 
-    def match(self, hashes: BlockHashes, seats: IntArray) -> Match:
+    def match(self, hashes: BlockHashes, seats: IntArray, unit: int = 1) -> Match:
         self.asked.append((len(hashes), seats.tolist()))
-        return super().match(hashes, seats)
+        return super().match(hashes, seats, unit)
 
 
 class House:
@@ -199,7 +204,7 @@ def test_a_block_size_learned_after_the_prompt_was_hashed_matches_nothing_yet() 
 def test_a_guess_counts_for_the_share_that_was_lately_confirmed_and_is_still_judged_whole() -> None:
     house = House(replicas=2)
     house.warm(0, blocks=200)
-    house.trusts.by_seat[0] = Trust.GUESSED
+    house.trusts.put(0, Trust.GUESSED)
     made = house.ask(4_100)
     assert (made.replica, made.trust, made.predicted_cached_tokens) == ("r0", Trust.GUESSED, 3_200)
     assert made.uncached_tokens == 4_100 - 1_600
@@ -208,7 +213,7 @@ def test_a_guess_counts_for_the_share_that_was_lately_confirmed_and_is_still_jud
 def test_a_replica_that_is_not_trusted_is_chosen_by_load_and_still_judged() -> None:
     house = House(replicas=1)
     house.warm(0, blocks=200)
-    house.trusts.by_seat[0] = Trust.LOAD_ONLY
+    house.trusts.put(0, Trust.LOAD_ONLY)
     made = house.ask(4_100)
     assert (made.predicted_cached_tokens, made.uncached_tokens) == (3_200, 4_100)
 

@@ -14,17 +14,8 @@ from tests.policy.makers import candidate, choice, columns
 
 def decision(policy_name: str, *rows: Candidate, session: int | None = None) -> Whole:
     policy, candidates = load(policy_name), columns(*rows, session=session)
-    row, rule, total_seconds, terms = choice(policy, candidates)
-    return Whole(
-        candidates=candidates,
-        row=row,
-        block_size_tokens=16,
-        policy=policy.name,
-        rule=rule,
-        term_names=tuple(term.label for term in policy.terms),
-        terms=terms,
-        total_seconds=total_seconds,
-    )
+    row, rule, total_seconds = choice(policy, candidates)
+    return Whole(candidates, row, 16, policy, rule, total_seconds)
 
 
 def test_the_reason_sets_the_price_here_beside_the_next_best() -> None:
@@ -92,8 +83,7 @@ def test_the_byte_size_is_what_the_decision_keeps_alive() -> None:
         for column in (
             made.candidates.held_tokens, made.candidates.slower_tokens, made.candidates.expected_tokens,
             made.candidates.queued_tokens, made.candidates.open_requests, made.candidates.context_tokens,
-            made.candidates.tokens_per_second, made.candidates.trust, made.candidates.belief, made.candidates.allowed,
-            made.total_seconds, *made.terms,
+            made.candidates.allowed, made.total_seconds,
         )
     )  # fmt: skip
     scalars_bytes = sys.getsizeof(made) + sys.getsizeof(made.candidates) + 12 * 32

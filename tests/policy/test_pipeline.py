@@ -130,9 +130,10 @@ def test_consistent_hash_keeps_a_beginning_at_home_until_its_replica_is_full() -
 
 def test_terms_add_up_and_weights_multiply_them() -> None:
     terms = (Term("queue_wait", QueueWait()), Term("prefill", Prefill(), weight=3.0))
-    picked = choice(policy(terms=terms), columns(candidate(0, queued_tokens=8_000), prompt_tokens=4_000))
-    assert [term.tolist() for term in picked.terms] == [[1.0], [1.5]]
-    assert picked.cost_seconds.tolist() == [2.5]
+    priced, asked = policy(terms=terms), columns(candidate(0, queued_tokens=8_000), prompt_tokens=4_000)
+    told = priced.price_terms(asked)
+    assert {label: seconds.tolist() for label, seconds in told.items()} == {"queue_wait": [1.0], "prefill x3": [1.5]}
+    assert choice(priced, asked).cost_seconds.tolist() == [2.5]
 
 
 def test_a_filter_that_would_leave_nobody_is_passed_over_and_says_so() -> None:

@@ -102,7 +102,7 @@ class Reader:
 
 def as_maps(events: Sequence[Event]) -> list[dict[str, Any]]:
     """A simulated engine's events as they decode on the wire."""
-    decoded: list[dict[str, Any]] = msgspec.msgpack.decode(msgspec.msgpack.encode(events))
+    decoded: list[dict[str, Any]] = msgspec.msgpack.decode(msgspec.msgpack.encode(events, enc_hook=list))
     return decoded
 
 

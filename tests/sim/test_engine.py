@@ -51,7 +51,7 @@ def test_a_long_prompt_is_computed_in_chunks_and_announced_chunk_by_chunk() -> N
     sim.submit(Job("a", range(20), [50]))
     outputs, batches = drain(sim)
     assert len(outputs) == 1
-    assert [event.token_ids for (event,) in batches if isinstance(event, BlockStored)] == [
+    assert [list(event.token_ids) for (event,) in batches if isinstance(event, BlockStored)] == [
         list(range(8)),
         list(range(8, 16)),
         list(range(16, 20)),
@@ -174,3 +174,77 @@ def account(told: Counter[BlockName], events: list[Event]) -> None:
         else:
             assert len(event.token_ids) == event.block_size * len(event.block_hashes)
             told.update(event.block_hashes)
+
+
+arrivals = st.lists(
+    st.tuples(
+        st.floats(0.0, 0.5),  # seconds after the one before
+        st.integers(0, 2),  # which beginning
+        st.integers(1, 30),  # prompt tokens
+        st.integers(1, 40),  # answer tokens
+        st.one_of(st.none(), st.floats(0.0, 1.0)),  # when the client hangs up
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+def history(of: Engine, jobs: list[tuple[float, int, int, int, float | None]]) -> list[tuple[float, str, object]]:
+    """What came out, and when: first tokens, ends with the number of tokens, and events. Steps themselves not."""
+    orders: list[tuple[float, int, str]] = []
+    now = 0.0
+    for number, (wait, _, _, _, patience) in enumerate(jobs):
+        now += wait
+        orders.append((now, number, "submit"))
+        if patience is not None:
+            orders.append((now + patience, number, "cancel"))
+    orders.sort()
+    told: list[tuple[float, str, object]] = []
+    counts: Counter[str] = Counter()
+    while orders or of.next_step_at() is not None:
+        due = of.next_step_at()
+        if orders and (due is None or orders[0][0] <= due):
+            at, number, what = orders.pop(0)
+            _, beginning, prompt, answer, _ = jobs[number]
+            if what == "cancel":
+                of.cancel(str(number), at)
+            elif of.fits(prompt + answer):
+                of.submit(Job(str(number), [beginning] * prompt, range(answer)), at)
+            if due is None and (begins := of.next_step_at()) is not None and begins <= at:
+                of.step(at)
+            continue
+        assert due is not None
+        result = of.step(due)
+        for output in result.outputs:
+            if not counts[output.request_id]:
+                told.append((due, output.request_id, "first"))
+            counts[output.request_id] += output.count
+            if output.finished:
+                told.append((due, output.request_id, counts[output.request_id]))
+        told += [(due, "event", event) for event in result.events]
+    return told
+
+
+@settings(deadline=None)
+@given(arrivals)
+def test_strides_tell_the_same_story_as_single_steps(jobs: list[tuple[float, int, int, int, float | None]]) -> None:
+    limits = EngineLimits(block_count=33, block_size_tokens=4, step_tokens=16, max_sequences=3)
+    plain = history(Engine(limits, LLAMA3_70B_H100_TP2, b"root"), jobs)
+    striding = history(Engine(limits, LLAMA3_70B_H100_TP2, b"root", longest_stride=1000), jobs)
+    assert [(who, what) for _, who, what in plain] == [(who, what) for _, who, what in striding]
+    for (one, _, _), (other, _, _) in zip(plain, striding, strict=True):
+        assert abs(one - other) < 1e-6
+
+
+def test_a_stride_takes_fewer_steps() -> None:
+    limits = EngineLimits(block_count=33, block_size_tokens=512)
+    steps = []
+    for longest in (1, 1000):
+        sim = Engine(limits, LLAMA3_70B_H100_TP2, b"root", longest_stride=longest)
+        sim.submit(Job("a", range(9), range(300)), 0.0)
+        taken = 0
+        while (due := sim.next_step_at()) is not None:
+            sim.step(due)
+            taken += 1
+        steps.append(taken)
+    assert steps == [301, 3]

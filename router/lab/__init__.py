@@ -1,0 +1,1 @@
+"""The policy lab: what a policy would do, seen in virtual time."""

@@ -1,0 +1,251 @@
+"""The real router in virtual time: its decider, ledger, index, ingest and accounts, driven by a virtual fleet.
+
+Nothing here decides. Requests become what the gateway would have made of them, the engines' events what the wire would
+have brought, and time is what the fleet says it is. What the gateway learns from probes comes from `up` and `down`,
+one probe interval late.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from xxhash import xxh3_64_intdigest
+
+from router.clock import ManualClock
+from router.errors import NoReplica
+from router.events.ingest import Ingest
+from router.events.kinds import Cleared, Removed, Stored
+from router.events.silence import Silence
+from router.fleet.health import Health
+from router.fleet.ledger import Ledger
+from router.fleet.rates import Rates
+from router.fleet.replica import Facts, Replica, ReplicaId, Seat, ServedModel
+from router.fleet.roster import Roster
+from router.fleet.sessions import Sessions
+from router.gateway.account import Account, Books, log_line
+from router.gateway.exchange import Exchange
+from router.gateway.journal import Journal
+from router.gateway.misses import Misses
+from router.gateway.receipts import Receipts
+from router.gateway.stream import Usage
+from router.gateway.trust import EffectiveTrust
+from router.index.accuracy import Accuracy
+from router.index.budget import Budget
+from router.index.counters import Counters
+from router.index.guessed import Guessed
+from router.index.in_flight import InFlight
+from router.index.memory import MemoryIndex
+from router.metrics import Metrics
+from router.policy.decider import AllBusy, Decider
+from router.policy.pipeline import Policy
+from router.prompt.blocks import TOKEN_BYTES, BlockHasher, TokenIds, root_hash
+from router.prompt.members import read_members
+from router.prompt.prompt import Prompt
+from router.prompt.read import PREFIX_TOKENS
+from router.prompt.request import Endpoint, InferenceRequest
+from router.sim.virtual import Arrival
+from router.sim.wire import BlockRemoved, BlockStored, Event
+
+MODEL = "sim"
+HEARTBEAT_SECONDS = 0.2
+_BODY = b"{}"
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a router is told before it starts."""
+
+    policy: Policy
+    replicas: int
+    block_size_tokens: int
+    cache_blocks: int
+    hears_events: bool = True  # else caches are guessed from what was sent
+    prior_tokens_per_second: float = 8_000.0
+    max_in_flight: int | None = None
+
+
+class Brain:
+    """One router. `watch` is told every decision, for reports."""
+
+    def __init__(self, setup: Setup, seed: int, watch: Callable[[Exchange], None] | None = None) -> None:
+        self._setup = setup
+        self._watch = watch
+        self._clock = ManualClock()
+        self._roster, self._health, self._ledger = Roster(), Health(), Ledger()
+        self._rates = Rates(prior_tokens_per_second=setup.prior_tokens_per_second)
+        self._sessions = Sessions()
+        self.index = MemoryIndex(Budget(1 << 34))
+        self._guessed, self.accuracy = Guessed(self.index), Accuracy()
+        self._ingest = Ingest(self.index, hash_seed=0)
+        self._trust = EffectiveTrust(self._ingest, self.accuracy, lambda *_: None)
+        self._hasher = BlockHasher()
+        self._root = root_hash(0, MODEL)
+        self._open: dict[str, Exchange] = {}
+        self._numbers: dict[int, int] = {}
+        self._beat = 0.0
+        self.decider = Decider(
+            policy=setup.policy,
+            roster=self._roster,
+            health=self._health,
+            ledger=self._ledger,
+            rates=self._rates,
+            index=self.index,
+            trusts=self._trust,
+            sessions=self._sessions,
+            rng=Random(seed),
+            max_in_flight=setup.max_in_flight,
+        )
+        silence, counters = Silence(), Counters(self.accuracy)
+        self.misses = Misses(self.index, self._ingest, self.accuracy, counters, silence)
+        self._account = Account(
+            Books(
+                ledger=self._ledger,
+                recent=self.index.recent,
+                guessed=self._guessed,
+                ingest=self._ingest,
+                in_flight=InFlight(),
+                accuracy=self.accuracy,
+                trust=self._trust,
+                rates=self._rates,
+                sessions=self._sessions,
+                receipts=Receipts(most_receipts=1),
+                metrics=Metrics(),
+                journal=Journal(None, log_line),
+                silence=silence,
+                misses=self.misses,
+                counters=counters,
+            ),
+            self._clock,
+        )
+        for number in range(setup.replicas):
+            seat = self._roster.join(Replica(ReplicaId(f"r{number}"), f"http://r{number}"))
+            for room in (self._health, self._ledger, self.accuracy, self._trust):
+                room.join(seat)
+            self._roster.update(seat, Facts((ServedModel(MODEL, MODEL),), block_size_tokens=setup.block_size_tokens))
+            self._health.drain(seat, True)  # until it is up
+            if setup.hears_events:
+                self._ingest.join(seat, MODEL)
+            else:
+                self._guessed.guess(seat, setup.cache_blocks)
+
+    @property
+    def open_requests(self) -> int:
+        return len(self._ledger)
+
+    # What the fleet tells
+
+    def route(self, arrival: Arrival, now: float) -> int | None:
+        self._advance(now)
+        exchange = self._open.get(arrival.request_id)
+        if exchange is None:
+            exchange = self._open[arrival.request_id] = self._exchange(arrival)
+        try:
+            decision = self.decider.decide(exchange.ask(frozenset()), now)
+        except (NoReplica, AllBusy):
+            return None
+        self._health.admit(decision.seat, now)
+        self._account.open(exchange, decision, now)
+        if self._watch is not None:
+            self._watch(exchange)
+        return int(decision.seat)
+
+    def first_token(self, request_id: str, now: float) -> None:
+        self._advance(now)
+        self._account.tokens(self._open[request_id])
+
+    def finished(self, request_id: str, now: float, cached_tokens: int) -> None:
+        self._advance(now)
+        exchange = self._open.pop(request_id)
+        assert exchange.prompt is not None
+        assert exchange.decision is not None
+        exchange.status = 200
+        exchange.usage = Usage(exchange.prompt.prompt_tokens, None, cached_tokens)
+        self._health.succeeded(exchange.decision.seat, now)
+        self._account.close(exchange, gone=False)
+
+    def failed(self, request_id: str, now: float) -> None:
+        self._advance(now)
+        exchange = self._open[request_id]
+        assert exchange.decision is not None
+        self._health.failed(exchange.decision.seat, now)
+        self._account.attempt_failed(exchange, "died", now)
+
+    def heard(self, replica: int, number: int, events: Sequence[Event], now: float) -> None:
+        self._advance(now)
+        seat = Seat(replica)
+        if not self._setup.hears_events:
+            return
+        if number != self._numbers.get(replica, 0):  # lost, and a virtual engine replays nothing: begin anew
+            self._ingest.begin(seat, whole=False)
+            self._trust.refresh(seat)
+        self._numbers[replica] = number + 1
+        for event in events:
+            if isinstance(event, BlockStored):
+                assert isinstance(event.token_ids, array)
+                tokens = TokenIds(event.token_ids.tobytes())
+                names = tuple(event.block_hashes)
+                self._ingest.apply(seat, Stored(names, event.parent_block_hash, tokens, event.block_size))
+            elif isinstance(event, BlockRemoved):
+                self._ingest.apply(seat, Removed(tuple(event.block_hashes)))
+            else:
+                self._ingest.apply(seat, Cleared())
+
+    def down(self, replica: int, now: float) -> None:
+        self._advance(now)
+        self._health.drain(Seat(replica), True)
+        self._ingest.stream(Seat(replica), up=False)
+        self._trust.refresh(Seat(replica))
+
+    def up(self, replica: int, now: float) -> None:
+        self._advance(now)
+        seat = Seat(replica)
+        self._health.drain(seat, False)
+        self._health.probe_succeeded(seat, now)
+        self._numbers[replica] = 0
+        if self._setup.hears_events:
+            self._ingest.begin(seat, whole=True)
+            self._ingest.stream(seat, up=True)
+        else:
+            self._guessed.clear(seat)
+        self._trust.refresh(seat)
+
+    # Parts
+
+    def _advance(self, now: float) -> None:
+        self._clock.advance(now - self._clock.now())
+        if now >= self._beat:
+            self._beat = now + HEARTBEAT_SECONDS
+            self.index.recent.expire(now)
+            self.index.purge(1000)
+            self.misses.beat(self._roster.present(), now)
+
+    def _exchange(self, arrival: Arrival) -> Exchange:
+        tokens = TokenIds(arrival.prompt.tobytes())
+        count = len(arrival.prompt)
+        hashes = self._hasher.hashes(tokens, self._root, self._setup.block_size_tokens)
+        prompt = Prompt(
+            tokens=tokens,
+            prompt_tokens=count,
+            total_tokens=count,
+            root=self._root,
+            hashes={self._setup.block_size_tokens: hashes},
+            prefix_key=xxh3_64_intdigest(tokens[: PREFIX_TOKENS * TOKEN_BYTES], seed=self._root),
+            prompts=1,
+            unpredicted=None,
+        )
+        request = InferenceRequest(
+            endpoint=Endpoint.CHAT,
+            body=_BODY,
+            members=read_members(_BODY),
+            model=MODEL,
+            stream=True,
+            max_output_tokens=None,  # a live client seldom says how long its answer will be
+        )
+        exchange = self._account.arrive(Endpoint.CHAT, [])
+        exchange.request, exchange.prompt = request, prompt
+        exchange.model = exchange.base = MODEL
+        exchange.session_key = arrival.session
+        return exchange

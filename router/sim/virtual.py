@@ -1,0 +1,277 @@
+"""A fleet in virtual time: passive engines, clients and routers on one heap, a month of traffic in minutes.
+
+Everything that happens is an entry of the heap: a request arrives, an engine's step ends, a batch of events reaches a
+router, something breaks. Ties go by order of entry, so a seed decides everything. The fleet knows its routers only
+through `Router`: what decides in virtual time is whatever stands behind it.
+
+Events reach each router by itself, after a delay of its own, and may be lost on the way. Requests go to the routers in
+turn, as a load balancer would send them.
+"""
+
+from __future__ import annotations
+
+import heapq
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from random import Random
+from typing import Protocol
+
+from router.sim.engine import Engine, EngineLimits, Job, Output
+from router.sim.timing import Timing
+from router.sim.wire import Event
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One request of a workload."""
+
+    request_id: str
+    at_seconds: float
+    prompt: array[int]  # typecode "I"
+    answer: Sequence[int]
+    session: str | None = None
+
+
+@dataclass(slots=True)
+class Story:
+    """What became of one request. Changed by the fleet alone."""
+
+    arrival_seconds: float
+    prompt_tokens: int
+    replica: int = -1
+    sent_seconds: float = 0.0
+    first_token_seconds: float | None = None
+    last_token_seconds: float = 0.0
+    answer_tokens: int = 0
+    cached_tokens: int = 0
+    finished: bool = False
+    attempts: int = 0
+
+
+class Router(Protocol):
+    """What decides. Times are virtual seconds."""
+
+    def route(self, arrival: Arrival, now: float) -> int | None:
+        """The number of a replica, None to refuse. Called again for a request whose replica died before its answer."""
+
+    def first_token(self, request_id: str, now: float) -> None: ...
+
+    def finished(self, request_id: str, now: float, cached_tokens: int) -> None: ...
+
+    def failed(self, request_id: str, now: float) -> None:
+        """Its replica died before the first token: `route` follows. Later: the request is over."""
+
+    def heard(self, replica: int, number: int, events: Sequence[Event], now: float) -> None:
+        """A batch of a replica's events; numbers of one process ascend from 0, and one that is missing was lost."""
+
+    def down(self, replica: int, now: float) -> None: ...
+
+    def up(self, replica: int, now: float) -> None:
+        """A replica's process has begun, with an empty cache; the first time too."""
+
+
+class Workload(Protocol):
+    """Where requests come from. Open loop: all from `begin`. Closed: `after` tells what follows an answer."""
+
+    def begin(self) -> Iterator[Arrival]:
+        """Arrivals in ascending order of time."""
+
+    def after(self, arrival: Arrival, now: float) -> Arrival | None:
+        """What the client asks next, at or after `now`; None if nothing, or if its time is told by `begin`."""
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """How events travel."""
+
+    delay_seconds: float = 0.002
+    jitter_seconds: float = 0.0  # a batch may overtake another by so much
+    lost_ratio: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Something that happens to a replica. `slow` multiplies its step times; `down_seconds` ends its process."""
+
+    at_seconds: float
+    replica: int
+    slow: float | None = None
+    down_seconds: float | None = None
+
+
+@dataclass(slots=True)
+class _Machine:
+    engine: Engine
+    alive: bool = True
+    wake: int = 0  # of the entry that counts; older ones are passed over
+    batches: int = 0  # numbered so far
+
+
+class VirtualFleet:
+    """`run` plays a workload to its end."""
+
+    def __init__(
+        self,
+        *,
+        replicas: int,
+        limits: EngineLimits,
+        timing: Timing | Callable[[int], Timing],
+        routers: Sequence[Router],
+        workload: Workload,
+        seed: int,
+        news: News | None = None,
+        troubles: Sequence[Trouble] = (),
+        joins: Sequence[tuple[float, int]] = (),
+        longest_stride: int = 4096,
+    ) -> None:
+        """`joins` are (seconds, replica) of those that are not there from the start."""
+        self.stories: dict[str, Story] = {}
+        self.now = 0.0
+        self.refused = 0
+        self._limits = limits
+        self._timings = [timing(number) if callable(timing) else timing for number in range(replicas)]
+        self._routers = routers
+        self._workload = workload
+        self._news = news or News()
+        self._chance = Random(seed)
+        self._stride = longest_stride
+        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = count()
+        self._open: dict[str, tuple[Arrival, Router]] = {}
+        self._turn = 0
+        late = {replica for _, replica in joins}
+        self._machines = [self._machine(number, alive=number not in late) for number in range(replicas)]
+        for number, machine in enumerate(self._machines):
+            if machine.alive:
+                self._tell_up(number)
+        for at, replica in joins:
+            self._at(at, lambda replica=replica: self._rise(replica))  # type: ignore[misc]  # a default binds the loop's
+        for trouble in troubles:
+            self._at(trouble.at_seconds, lambda trouble=trouble: self._befall(trouble))  # type: ignore[misc]
+
+    def run(self, until: Callable[[], bool] | None = None) -> None:
+        """Play on until nothing is left to happen, or `until` says so (asked after each arrival)."""
+        arrivals = self._workload.begin()
+        following = next(arrivals, None)
+        heap = self._heap
+        while heap or following is not None:
+            if following is not None and (not heap or following.at_seconds <= heap[0][0]):
+                self.now = max(self.now, following.at_seconds)
+                self._arrive(following)
+                following = next(arrivals, None)
+                if until is not None and until():
+                    return
+                continue
+            self.now, _, happen = heapq.heappop(heap)
+            happen()
+
+    # Requests
+
+    def _arrive(self, arrival: Arrival) -> None:
+        router = self._routers[self._turn % len(self._routers)]
+        self._turn += 1
+        self.stories[arrival.request_id] = Story(self.now, len(arrival.prompt))
+        self._send(arrival, router)
+
+    def _send(self, arrival: Arrival, router: Router) -> None:
+        story = self.stories[arrival.request_id]
+        replica = router.route(arrival, self.now)
+        if replica is None:
+            self.refused += 1
+            return
+        story.replica, story.sent_seconds = replica, self.now
+        story.attempts += 1
+        self._open[arrival.request_id] = (arrival, router)
+        machine = self._machines[replica]
+        if not machine.alive:
+            self._lost(arrival.request_id)
+            return
+        machine.engine.submit(Job(arrival.request_id, arrival.prompt, arrival.answer), self.now)
+        self._wake(replica)
+
+    def _lost(self, request_id: str) -> None:
+        arrival, router = self._open.pop(request_id)
+        story = self.stories[request_id]
+        router.failed(request_id, self.now)
+        if story.first_token_seconds is None and story.attempts < 3:
+            self._send(arrival, router)
+
+    # Engines
+
+    def _wake(self, replica: int) -> None:
+        machine = self._machines[replica]
+        due = machine.engine.next_step_at()
+        if due is not None:
+            machine.wake += 1
+            wake = machine.wake
+            self._at(max(due, self.now), lambda: self._step(replica, wake))
+
+    def _step(self, replica: int, wake: int) -> None:
+        machine = self._machines[replica]
+        if wake != machine.wake or not machine.alive:
+            return
+        result = machine.engine.step(self.now)
+        if result.events:
+            self._publish(replica, machine, result.events)
+        for output in result.outputs:
+            self._told(output)
+        self._wake(replica)
+
+    def _told(self, output: Output) -> None:
+        story = self.stories[output.request_id]
+        arrival, router = self._open[output.request_id]
+        if story.first_token_seconds is None:
+            story.first_token_seconds = self.now
+            story.cached_tokens = output.cached_tokens
+            router.first_token(output.request_id, self.now)
+        story.answer_tokens += output.count
+        story.last_token_seconds = self.now
+        if output.finished:
+            story.finished = True
+            del self._open[output.request_id]
+            router.finished(output.request_id, self.now, output.cached_tokens)
+            following = self._workload.after(arrival, self.now)
+            if following is not None:
+                self._at(following.at_seconds, lambda: self._arrive(following))
+
+    # News
+
+    def _publish(self, replica: int, machine: _Machine, events: Sequence[Event]) -> None:
+        news, number = self._news, machine.batches
+        machine.batches += 1
+        for router in self._routers:
+            if news.lost_ratio and self._chance.random() < news.lost_ratio:
+                continue
+            delay = news.delay_seconds + (news.jitter_seconds * self._chance.random() if news.jitter_seconds else 0.0)
+            self._at(self.now + delay, lambda to=router: to.heard(replica, number, events, self.now))  # type: ignore[misc]
+
+    # Trouble
+
+    def _befall(self, trouble: Trouble) -> None:
+        machine = self._machines[trouble.replica]
+        if trouble.slow is not None:
+            machine.engine.timing = self._timings[trouble.replica].faster(1.0 / trouble.slow)
+        if trouble.down_seconds is not None and machine.alive:
+            machine.alive = False
+            for router in self._routers:
+                router.down(trouble.replica, self.now)
+            for request_id in [r for r in self._open if self.stories[r].replica == trouble.replica]:
+                self._lost(request_id)
+            self._at(self.now + trouble.down_seconds, lambda: self._rise(trouble.replica))
+
+    def _rise(self, replica: int) -> None:
+        self._machines[replica] = self._machine(replica, alive=True)
+        self._tell_up(replica)
+
+    def _tell_up(self, replica: int) -> None:
+        for router in self._routers:
+            router.up(replica, self.now)
+
+    def _machine(self, replica: int, *, alive: bool) -> _Machine:
+        root = self._chance.getrandbits(256).to_bytes(32, "big")
+        return _Machine(Engine(self._limits, self._timings[replica], root, longest_stride=self._stride), alive)
+
+    def _at(self, seconds: float, happen: Callable[[], None]) -> None:
+        heapq.heappush(self._heap, (seconds, next(self._order), happen))

@@ -1,0 +1,133 @@
+"""The real router over a virtual fleet: what holds whatever the policy, and what trouble does."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from router.lab.brain import Brain, Setup
+from router.policy.load import load
+from router.sim.engine import EngineLimits
+from router.sim.timing import LLAMA3_70B_H100_TP2
+from router.sim.virtual import Arrival, News, Trouble, VirtualFleet
+
+BLOCK = 16
+LIMITS = EngineLimits(block_count=2_000, block_size_tokens=BLOCK)
+
+
+class Conversations:
+    """Open loop: so many conversations take turns, each turn as long as the one before and a little more."""
+
+    def __init__(self, conversations: int, turns: int, apart_seconds: float = 0.5) -> None:
+        self._arrivals = [
+            Arrival(
+                f"{turn}.{one}",
+                apart_seconds * (turn * conversations + one),
+                array("I", [1_000 * (one + 1) + place for place in range(200 + 60 * turn)]),
+                range(7_000_000, 7_000_000 + 20),
+            )
+            for turn in range(turns)
+            for one in range(conversations)
+        ]
+
+    def begin(self) -> Iterator[Arrival]:
+        return iter(self._arrivals)
+
+    def after(self, arrival: Arrival, now: float) -> Arrival | None:
+        return None
+
+
+def play(
+    policy: str = "cache_aware",
+    *,
+    workload: Conversations | None = None,
+    routers: int = 1,
+    replicas: int = 4,
+    hears_events: bool = True,
+    news: News | None = None,
+    troubles: Sequence[Trouble] = (),
+    joins: Sequence[tuple[float, int]] = (),
+    seed: int = 1,
+) -> tuple[VirtualFleet, list[Brain]]:
+    setup = Setup(load(policy), replicas, BLOCK, LIMITS.block_count - 1, hears_events=hears_events)
+    brains = [Brain(setup, seed + number) for number in range(routers)]
+    fleet = VirtualFleet(
+        replicas=replicas,
+        limits=LIMITS,
+        timing=LLAMA3_70B_H100_TP2,
+        routers=brains,
+        workload=workload or Conversations(8, 10),
+        seed=seed,
+        news=news,
+        troubles=troubles,
+        joins=joins,
+    )
+    fleet.run()
+    return fleet, brains
+
+
+def hit_ratio(fleet: VirtualFleet) -> float:
+    stories = fleet.stories.values()
+    return sum(story.cached_tokens for story in stories) / sum(story.prompt_tokens for story in stories)
+
+
+def test_every_request_is_answered_and_every_judged_prediction_is_exact() -> None:
+    fleet, (brain,) = play()
+    assert all(story.finished for story in fleet.stories.values())
+    assert brain.open_requests == 0
+    assert brain.accuracy.judged.sum() == len(fleet.stories)
+    assert brain.accuracy.exact.sum() == len(fleet.stories)
+
+
+def test_warm_replicas_are_found() -> None:
+    assert hit_ratio(play("cache_aware")[0]) > hit_ratio(play("round_robin", replicas=3)[0]) + 0.2
+
+
+def test_a_seed_decides_everything() -> None:
+    one, same, other = (play("random", seed=seed)[0] for seed in (5, 5, 6))
+    assert one.stories == same.stories
+    assert [story.replica for story in one.stories.values()] != [story.replica for story in other.stories.values()]
+
+
+@pytest.mark.parametrize("down_seconds", [1.0, 30.0])
+def test_a_replica_that_dies_loses_no_request_and_comes_back_cold(down_seconds: float) -> None:
+    fleet, (brain,) = play(troubles=[Trouble(12.0, 0, down_seconds=down_seconds)])
+    assert all(story.finished for story in fleet.stories.values())
+    assert brain.open_requests == 0
+    assert brain.accuracy.exact.sum() == brain.accuracy.judged.sum()
+
+
+def test_a_replica_that_joins_late_is_used() -> None:
+    fleet, _ = play("least_loaded", joins=[(20.0, 3)])
+    by_three = [story for story in fleet.stories.values() if story.replica == 3]
+    assert by_three
+    assert min(story.arrival_seconds for story in by_three) >= 20.0
+
+
+def test_a_straggler_gets_less_than_its_share() -> None:
+    crowded = Conversations(8, 12, apart_seconds=0.04)
+    fleet, _ = play("least_loaded", workload=crowded, troubles=[Trouble(0.0, 0, slow=4.0)])
+    counts = [sum(story.replica == number for story in fleet.stories.values()) for number in range(4)]
+    assert counts[0] < min(counts[1:])
+
+
+def test_lost_events_are_noticed_and_never_counted_on() -> None:
+    fleet, (brain,) = play(news=News(lost_ratio=0.1))
+    assert all(story.finished for story in fleet.stories.values())
+    over = [story for story in fleet.stories.values() if story.cached_tokens > story.prompt_tokens]
+    assert not over
+    assert brain.accuracy.error_blocks.sum() >= 0, "what was lost can only have been more than predicted"
+
+
+def test_routers_that_share_a_fleet_all_hear_its_events() -> None:
+    fleet, brains = play(routers=3)
+    assert hit_ratio(fleet) > 0.6
+    assert sum(int(brain.accuracy.judged.sum()) for brain in brains) == len(fleet.stories)
+
+
+def test_without_events_caches_are_guessed() -> None:
+    fleet, (brain,) = play(hears_events=False)
+    assert hit_ratio(fleet) > 0.7
+    assert brain.accuracy.judged.sum() > 0
