@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from router.doctor.finding import Status
+from router.doctor.homing import judge_homing
 from router.index.base import Trust
 from router.index.causes import Cause
 from router.index.suspicion import Suspicion
@@ -105,6 +107,10 @@ async def found_out(one: Stage, talks: Talks, cause: Cause) -> None:
     told = f"{cause.value}: {entry['suspicion']['says'][-20:]}"
     await one.until(lambda: any("trust EXACT ->" in line and f": {cause.value}: " in line for line in one.said))
     assert await one.metric(f'homing_suspicion{{cause="{cause.value}",replica="r0"}}') == 1, told
+    finding = judge_homing("vllm", entry["url"], [entry], one.house.admin_url)
+    assert finding.status is Status.FAIL, finding
+    assert cause.value.replace("_", " ") in finding.found, finding
+    assert finding.mend, finding
 
 
 async def trusted_again(one: Stage, talks: Talks, most_turns: int) -> None:
