@@ -123,6 +123,7 @@ class Keeper:
             kept = self.kept[seat]
             if kept.silence is not None:
                 self._say(f"{kept.replica.id} answers again")
+                kept.restarts.answers_again(self._clock.now())
             kept.silence = None
             rooms.latency.observe(seat, round_trip_seconds)
             rooms.health.probe_succeeded(seat, self._clock.now())

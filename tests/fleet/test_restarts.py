@@ -19,3 +19,11 @@ def test_what_comes_much_later_is_another_restart() -> None:
     restarts = Restarts()
     assert restarts.news("stream", 0.0)
     assert restarts.news("probe", SAME_RESTART_SECONDS)
+
+
+def test_an_engine_that_was_down_for_minutes_restarted_once() -> None:
+    restarts = Restarts()
+    assert restarts.news("stream", 0.0)
+    restarts.answers_again(130.0)
+    assert not restarts.news("probe", 135.0)
+    assert restarts.news("probe", 136.0)
