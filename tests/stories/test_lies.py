@@ -28,7 +28,7 @@ PREAMBLE = "Today is another day than yesterday. "
 TALKS = 8
 MOST_MESSAGES = 14
 WITHIN_JUDGED = 50
-CONTROL_REQUESTS = int(os.environ.get("HOMING_CONTROL_REQUESTS", "400"))
+CONTROL_REQUESTS = int(os.environ.get("HOMING_CONTROL_REQUESTS", "200"))
 
 
 @dataclass
