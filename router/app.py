@@ -51,6 +51,7 @@ from router.index.base import Trust
 from router.index.budget import Budget
 from router.index.guessed import Guessed
 from router.index.memory import MemoryIndex
+from router.index.open_blocks import OpenBlocks
 from router.keeper import Keeper, Rooms, Say
 from router.metrics import Metrics
 from router.policy import load
@@ -100,6 +101,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
 
     trust = EffectiveTrust(ingest, accuracy, trust_changed)
     per_replica = config.limits.max_in_flight_per_replica
+    open_blocks = OpenBlocks() if policy.reads_open_blocks else None
     decider = Decider(
         policy=policy,
         roster=roster,
@@ -111,6 +113,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
         sessions=sessions,
         rng=random.Random(config.seed),  # None: seeded by the system, so that no two routers draw alike
         max_in_flight=per_replica,
+        open_blocks=open_blocks,
     )
     admission = Admission(
         AdmissionLimits(
@@ -136,6 +139,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
             receipts=receipts,
             metrics=metrics,
             journal=journal,
+            open_blocks=open_blocks,
         ),
         clock,
     )

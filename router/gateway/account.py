@@ -22,6 +22,7 @@ from router.gateway.receipts import Receipt, Receipts, Tried
 from router.gateway.trust import EffectiveTrust
 from router.index.accuracy import Accuracy, InFlight, Verdict
 from router.index.guessed import Guessed
+from router.index.open_blocks import OpenBlocks
 from router.index.recent import OpenLeases
 from router.metrics import Metrics, Outcome
 from router.policy.decision import Decision
@@ -48,6 +49,7 @@ class Books:
     receipts: Receipts
     metrics: Metrics
     journal: Journal[Receipt]
+    open_blocks: OpenBlocks | None = None  # kept only for a policy that reads them
 
 
 class Account:
@@ -108,6 +110,8 @@ class Account:
         books.recent.open(lease, seat, hashes, expected_blocks)
         exchange.sibling |= books.in_flight.enter(seat, hashes[-1])
         books.guessed.sent(seat, hashes)
+        if books.open_blocks is not None:
+            books.open_blocks.open(lease, seat, hashes, size)
         if prompt.tokens is not None:
             exchange.sent = books.ingest.sent(
                 seat,
@@ -152,6 +156,8 @@ class Account:
         exchange.lease = None
         self._open.pop(lease, None)
         self._books.recent.close(lease)
+        if self._books.open_blocks is not None:
+            self._books.open_blocks.close(lease)
         hashes = exchange.hashes
         if hashes is not None and len(hashes):
             assert exchange.decision is not None
