@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test check format lint types micro load clean lock
+.PHONY: help setup demo test check format lint types micro load lab ladder clean lock
 help:            ## what can be made
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -38,6 +38,12 @@ micro: $(READY)  ## micro-benchmarks beside a bare relay
 
 load: $(READY)   ## locust against URL (default a local Homing)
 	$(BIN)/python -m locust -f loadtest/locustfile.py -H $(or $(URL),http://127.0.0.1:8080)
+
+lab: $(READY)    ## policies against each other in virtual time, into loadtest/results (LAB="--traces DIR")
+	$(BIN)/python -m loadtest.lab $(LAB)
+
+ladder: $(READY) ## llm-d's published ladder in virtual time, beside its figures
+	$(BIN)/python -m loadtest.ladder $(LADDER)
 
 lock: $(READY)   ## pin again what CI installs
 	$(BIN)/python -m pip install --quiet 'uv>=0.5'

@@ -57,6 +57,7 @@ from router.index.counters import Counters
 from router.index.guessed import Guessed
 from router.index.in_flight import InFlight
 from router.index.memory import MemoryIndex
+from router.index.open_blocks import OpenBlocks
 from router.keeper import Keeper, Say
 from router.metrics import Metrics
 from router.policy import load
@@ -108,6 +109,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
     news = TrustNews(lambda seat: roster.replica(seat).id, misses.suspicion, say)
     trust = EffectiveTrust(ingest, accuracy, lambda seat, before, now: news.changed(seat, before, now, clock.now()))
     per_replica = config.limits.max_in_flight_per_replica
+    open_blocks = OpenBlocks() if policy.reads_open_blocks else None
     decider = Decider(
         policy=policy,
         roster=roster,
@@ -119,6 +121,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
         sessions=sessions,
         rng=random.Random(config.seed),  # None: seeded by the system, so that no two routers draw alike
         max_in_flight=per_replica,
+        open_blocks=open_blocks,
     )
     admission = Admission(
         AdmissionLimits(
@@ -147,6 +150,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
             silence=silence,
             misses=misses,
             counters=counters,
+            open_blocks=open_blocks,
         ),
         clock,
     )

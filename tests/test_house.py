@@ -36,7 +36,7 @@ EDGES = frozenset(
         *("prompt/template.py", "prompt/tokenizer.py", "prompt/source.py", "prompt/read.py", "prompt/engine.py"),
         "prompt/lru.py",  # a lock: the reading threads share it
         *("events/zmq.py", "events/pace.py", "events/streams.py"),
-        *("policy/load.py", "lab/compare.py"),
+        *("policy/load.py", "lab/compare.py", "lab/run.py"),
         *("sim/server.py", "sim/replica.py", "sim/publish.py", "sim/routes.py", "sim/generate.py", "sim/asgi.py"),
         *("sim/text.py", "sim/caller.py", "sim/drive.py", "sim/train_tokenizer.py"),
     }

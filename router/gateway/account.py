@@ -28,6 +28,7 @@ from router.index.base import Trust
 from router.index.counters import Counters
 from router.index.guessed import Guessed
 from router.index.in_flight import InFlight
+from router.index.open_blocks import OpenBlocks
 from router.index.recent import OpenLeases
 from router.metrics import Metrics, Outcome
 from router.policy.decision import Decision
@@ -60,6 +61,7 @@ class Books:
     silence: Silence
     misses: Misses
     counters: Counters
+    open_blocks: OpenBlocks | None = None  # kept only for a policy that reads them
 
 
 class Account:
@@ -120,6 +122,8 @@ class Account:
         books.recent.open(lease, seat, hashes, expected_blocks)
         exchange.sibling |= books.in_flight.enter(seat, hashes[-1])
         books.guessed.sent(seat, hashes)
+        if books.open_blocks is not None:
+            books.open_blocks.open(lease, seat, hashes, size)
         if prompt.tokens is not None:
             exchange.sent = books.ingest.sent(
                 seat,
@@ -164,6 +168,8 @@ class Account:
         exchange.lease = None
         self._open.pop(lease, None)
         self._books.recent.close(lease)
+        if self._books.open_blocks is not None:
+            self._books.open_blocks.close(lease)
         hashes = exchange.hashes
         if hashes is not None and len(hashes):
             assert exchange.decision is not None

@@ -17,7 +17,7 @@ from xxhash import xxh3_64_intdigest
 from router.clock import ManualClock
 from router.errors import NoReplica
 from router.events.ingest import Ingest
-from router.events.kinds import Cleared, Removed, Stored
+from router.events.kinds import Cleared, EngineHash, Removed, Stored
 from router.events.silence import Silence
 from router.fleet.health import Health
 from router.fleet.ledger import Ledger
@@ -38,6 +38,7 @@ from router.index.counters import Counters
 from router.index.guessed import Guessed
 from router.index.in_flight import InFlight
 from router.index.memory import MemoryIndex
+from router.index.open_blocks import OpenBlocks
 from router.metrics import Metrics
 from router.policy.decider import AllBusy, Decider
 from router.policy.pipeline import Policy
@@ -86,6 +87,7 @@ class Brain:
         self._open: dict[str, Exchange] = {}
         self._numbers: dict[int, int] = {}
         self._beat = 0.0
+        self.open_blocks = OpenBlocks() if setup.policy.reads_open_blocks else None
         self.decider = Decider(
             policy=setup.policy,
             roster=self._roster,
@@ -97,6 +99,7 @@ class Brain:
             sessions=self._sessions,
             rng=Random(seed),
             max_in_flight=setup.max_in_flight,
+            open_blocks=self.open_blocks,
         )
         silence, counters = Silence(), Counters(self.accuracy)
         self.misses = Misses(self.index, self._ingest, self.accuracy, counters, silence)
@@ -117,6 +120,7 @@ class Brain:
                 silence=silence,
                 misses=self.misses,
                 counters=counters,
+                open_blocks=self.open_blocks,
             ),
             self._clock,
         )
@@ -124,7 +128,8 @@ class Brain:
             seat = self._roster.join(Replica(ReplicaId(f"r{number}"), f"http://r{number}"))
             for room in (self._health, self._ledger, self.accuracy, self._trust):
                 room.join(seat)
-            self._roster.update(seat, Facts((ServedModel(MODEL, MODEL),), block_size_tokens=setup.block_size_tokens))
+            told = Facts((ServedModel(MODEL, MODEL),), setup.block_size_tokens, setup.cache_blocks)
+            self._roster.update(seat, told)
             self._health.drain(seat, True)  # until it is up
             if setup.hears_events:
                 self._ingest.join(seat, MODEL)
@@ -182,16 +187,23 @@ class Brain:
             self._ingest.begin(seat, whole=False)
             self._trust.refresh(seat)
         self._numbers[replica] = number + 1
+        removed: list[EngineHash] = []
         for event in events:
+            if isinstance(event, BlockRemoved):
+                removed += event.block_hashes  # an event each, as the engine tells them; taken together
+                continue
+            if removed:
+                self._ingest.apply(seat, Removed(tuple(removed)))
+                removed.clear()
             if isinstance(event, BlockStored):
                 assert isinstance(event.token_ids, array)
                 tokens = TokenIds(event.token_ids.tobytes())
                 names = tuple(event.block_hashes)
                 self._ingest.apply(seat, Stored(names, event.parent_block_hash, tokens, event.block_size))
-            elif isinstance(event, BlockRemoved):
-                self._ingest.apply(seat, Removed(tuple(event.block_hashes)))
             else:
                 self._ingest.apply(seat, Cleared())
+        if removed:
+            self._ingest.apply(seat, Removed(tuple(removed)))
 
     def down(self, replica: int, now: float) -> None:
         self._advance(now)

@@ -5,102 +5,24 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from router.errors import ConfigError
-from router.lab.brain import Brain, Setup
-from router.lab.outcome import Outcome, as_json, outcome, side_by_side
-from router.lab.workloads import PRESETS, WorkloadAt, preset_at, trace_at, trace_rows
+from router.lab.outcome import Outcome, as_json, side_by_side
+from router.lab.run import Fleet, Run, play
+from router.lab.workloads import PRESETS, Load, workload
 from router.policy import load
-from router.sim.engine import EngineLimits
 from router.sim.timing import TIMINGS
-from router.sim.virtual import News, VirtualFleet
 
 DEFAULT_POLICIES = ("round_robin", "least_loaded", "cache_aware")
 DEFAULT_BLOCK_TOKENS = 64  # small enough for shared beginnings, large enough to be quick
 TABLE_WIDTH = 112  # a run a line, whatever the terminal
-TRACE_REPLICAS, TRACE_CACHE_TOKENS = 8, 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Fleet:
-    """The virtual machines a policy is tried on."""
-
-    replicas: int
-    cache_tokens: int  # per replica
-    block_size_tokens: int
-    timing: str
-    routers: int
-    events: bool
-    event_delay_seconds: float
-    lost_events_ratio: float
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One policy, one rate, one seed. Small enough to be sent to another process."""
-
-    policy: str
-    workload: str
-    requests: int
-    fleet: Fleet
-    rate_per_second: float
-    seed: int
-
-
-def play(run: Run) -> Outcome:
-    """Play one run to its end. Raises ConfigError for a policy or workload that cannot be used."""
-    fleet = run.fleet
-    limits = EngineLimits(
-        block_count=fleet.cache_tokens // fleet.block_size_tokens + 1, block_size_tokens=fleet.block_size_tokens
-    )
-    setup = Setup(
-        load.load(run.policy),
-        fleet.replicas,
-        fleet.block_size_tokens,
-        limits.block_count - 1,
-        hears_events=fleet.events,
-    )
-    brains = [Brain(setup, run.seed + number) for number in range(fleet.routers)]
-    began_seconds = time.process_time()
-    virtual = VirtualFleet(
-        replicas=fleet.replicas,
-        limits=limits,
-        timing=TIMINGS[fleet.timing],
-        routers=brains,
-        workload=workload(run.workload, run.requests)(run.rate_per_second, run.seed),
-        seed=run.seed,
-        news=News(fleet.event_delay_seconds, lost_ratio=fleet.lost_events_ratio),
-    )
-    virtual.run()
-    return outcome(
-        list(virtual.stories.values()),
-        policy=run.policy,
-        rate_per_second=run.rate_per_second,
-        seed=run.seed,
-        replicas=fleet.replicas,
-        judged=sum(int(brain.accuracy.judged.sum()) for brain in brains),
-        exact=sum(int(brain.accuracy.exact.sum()) for brain in brains),
-        cpu_seconds=time.process_time() - began_seconds,
-    )
-
-
-def workload(name: str, requests: int) -> WorkloadAt:
-    """A preset by name, else a trace file. Raises ConfigError."""
-    if name in PRESETS:
-        return preset_at(PRESETS[name], requests)
-    path = Path(name)
-    if not path.exists():
-        raise ConfigError([f"{name} is neither a file nor one of: {', '.join(PRESETS)}."])
-    return trace_at(trace_rows(path, requests))
+TRACE_REPLICAS, TRACE_CACHE_TOKENS, TRACE_TIMING = 8, 1_000_000, "llama3_70b_h100"
 
 
 @click.command()
@@ -111,7 +33,8 @@ def workload(name: str, requests: int) -> WorkloadAt:
     default="b2b-73",
     show_default=True,
     metavar="NAME|FILE",
-    help=f"One of {', '.join(PRESETS)}, or a trace of block ids or lengths (JSON lines, .zst too).",
+    help=f"One of {', '.join(PRESETS)}, or a file (JSON lines, .zst too): a trace of block ids or "
+    "lengths, or an agents' log.",
 )
 @click.option(
     "--rate",
@@ -120,6 +43,13 @@ def workload(name: str, requests: int) -> WorkloadAt:
     type=click.FloatRange(min=0, min_open=True),
     metavar="R",
     help="Requests a second. Repeat it for a ladder.  [default: 20]",
+)
+@click.option(
+    "--sessions",
+    multiple=True,
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Sessions at a time, instead of a rate, where the workload has sessions. Repeat it for a ladder.",
 )
 @click.option("--requests", default=1_500, show_default=True, type=click.IntRange(min=1), help="Requests of each run.")
 @click.option("--replicas", type=click.IntRange(min=1), help="Replicas.  [default: the preset's, or 8]")
@@ -138,9 +68,7 @@ def workload(name: str, requests: int) -> WorkloadAt:
 @click.option(
     "--timing",
     type=click.Choice(sorted(TIMINGS)),
-    default="llama3_70b_h100",
-    show_default=True,
-    help="Whose published speed the engines have.",
+    help=f"Whose published speed the engines have.  [default: the preset's, or {TRACE_TIMING}]",
 )
 @click.option(
     "--routers",
@@ -164,6 +92,13 @@ def workload(name: str, requests: int) -> WorkloadAt:
     type=click.FloatRange(0, 1),
     help="Share of event batches that never come.",
 )
+@click.option(
+    "--noise",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="How much the length of an engine's step varies: its standard deviation over its mean.",
+)
 @click.option("--seeds", default=1, show_default=True, type=click.IntRange(min=1), help="Runs of each, other seeds.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Processes.  [default: one a core]")
 @click.option("--json", "as_values", is_flag=True, help="Figures of every run as JSON instead of a table.")
@@ -171,15 +106,17 @@ def command(
     policies: tuple[str, ...],
     workload_name: str,
     rates: tuple[float, ...],
+    sessions: tuple[int, ...],
     requests: int,
     replicas: int | None,
     cache_tokens: int | None,
     block_size: int,
-    timing: str,
+    timing: str | None,
     routers: int,
     events: bool,
     event_delay: float,
     lost_events: float,
+    noise: float,
     seeds: int,
     jobs: int | None,
     as_values: bool,
@@ -191,6 +128,7 @@ def command(
       homing compare
       homing compare cache_aware mine.yaml --workload b2b-73 --rate 20 --rate 40
       homing compare round_robin cache_aware --workload trace.jsonl.zst --replicas 16 --rate 10
+      homing compare session_sticky cache_aware --workload agents --sessions 100
 
     The router that decides is Homing's own, line for line; the engines are simulated: continuous batching, chunked
     prefill, a paged prefix cache with eviction, and step times from published fits. Trust the order of policies more
@@ -201,22 +139,25 @@ def command(
         replicas=replicas or (preset.replicas if preset else TRACE_REPLICAS),
         cache_tokens=cache_tokens or (preset.cache_tokens if preset else TRACE_CACHE_TOKENS),
         block_size_tokens=block_size,
-        timing=timing,
+        timing=timing or (preset.timing if preset else TRACE_TIMING),
         routers=routers,
         events=events,
         event_delay_seconds=event_delay,
         lost_events_ratio=lost_events,
+        noise_ratio=noise,
     )
+    loads: list[tuple[float, int | None]] = [(0.0, number) for number in sessions]
+    loads += [(rate, None) for rate in rates or (() if sessions else (20.0,))]
     runs = [
-        Run(policy, workload_name, requests, fleet, rate, seed)
-        for rate in rates or (20.0,)
+        Run(policy, workload_name, fleet, Load(requests, rate, at_a_time, seed))
+        for rate, at_a_time in loads
         for policy in policies or DEFAULT_POLICIES
         for seed in range(1, seeds + 1)
     ]
     try:
         for policy in dict.fromkeys(run.policy for run in runs):
             load.load(policy)
-        workload(workload_name, requests)
+        workload(workload_name)
         outcomes = _all(runs, jobs or os.cpu_count() or 1)
     except ConfigError as fault:
         raise click.ClickException(fault.message) from None
@@ -225,7 +166,7 @@ def command(
         return
     title = (
         f"{workload_name}: {requests:,} requests, {fleet.replicas} replicas of {fleet.cache_tokens:,} KV tokens, "
-        f"{timing}" + (f", {seeds} seeds" if seeds > 1 else "")
+        f"{fleet.timing}" + (f", {seeds} seeds" if seeds > 1 else "")
     )
     console = Console()
     if console.width < TABLE_WIDTH:
@@ -249,8 +190,14 @@ def _all(runs: Sequence[Run], jobs: int) -> list[Outcome]:
 
 def _played(runs: Sequence[Run], jobs: int) -> Iterator[Outcome]:
     if jobs == 1:
-        yield from map(play, runs)
+        at = workload(runs[0].workload)
+        for run in runs:
+            yield play(run, at).outcome
         return
     # Spawned, not forked: a fork would copy the threads' locks of whoever calls.
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(play, runs)
+        yield from pool.map(_figures, runs)
+
+
+def _figures(run: Run) -> Outcome:
+    return play(run, workload(run.workload)).outcome

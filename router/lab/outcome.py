@@ -18,7 +18,8 @@ class Outcome:
     """One policy on one workload. Seconds are virtual; figures are over the requests that were answered."""
 
     policy: str
-    rate_per_second: float
+    rate_per_second: float  # asked for; 0 where so many sessions at a time were
+    sessions: int | None
     seed: int
     requests: int
     answered: int
@@ -39,6 +40,7 @@ def outcome(
     *,
     policy: str,
     rate_per_second: float,
+    sessions: int | None = None,
     seed: int,
     replicas: int,
     judged: int,
@@ -62,6 +64,7 @@ def outcome(
     return Outcome(
         policy=policy,
         rate_per_second=rate_per_second,
+        sessions=sessions,
         seed=seed,
         requests=len(stories),
         answered=len(good),
@@ -81,17 +84,17 @@ def outcome(
 def side_by_side(outcomes: Sequence[Outcome], title: str) -> Table:
     """One row a policy and rate: the mean over its seeds."""
     table = Table(title=title)
-    table.add_column("rate", justify="right")
+    table.add_column("load", justify="right", no_wrap=True)
     table.add_column("policy", no_wrap=True)
     for heading in ("hit ratio", "TTFT mean", "p50", "p90", "p99", "inter-token p99", "tokens/s", "imbalance"):
         table.add_column(heading, justify="right")
-    last_rate: float | None = None
-    for (rate, policy), runs in _grouped(outcomes).items():
-        if last_rate is not None and rate != last_rate:
+    last_load: str | None = None
+    for (load, policy), runs in _grouped(outcomes).items():
+        if last_load is not None and load != last_load:
             table.add_section()
-        last_rate = rate
+        last_load = load
         table.add_row(
-            f"{rate:g}/s",
+            load,
             policy,
             f"{fmean(run.hit_ratio for run in runs):.1%}",
             *(
@@ -109,9 +112,10 @@ def as_json(outcomes: Sequence[Outcome]) -> list[dict[str, object]]:
     return [asdict(one) for one in outcomes]
 
 
-def _grouped(outcomes: Sequence[Outcome]) -> Mapping[tuple[float, str], list[Outcome]]:
-    """By rate, then in the order the policies were given."""
-    groups: dict[tuple[float, str], list[Outcome]] = {}
-    for one in sorted(outcomes, key=lambda run: run.rate_per_second):
-        groups.setdefault((one.rate_per_second, one.policy), []).append(one)
+def _grouped(outcomes: Sequence[Outcome]) -> Mapping[tuple[str, str], list[Outcome]]:
+    """By load, then in the order the policies were given."""
+    groups: dict[tuple[str, str], list[Outcome]] = {}
+    for one in sorted(outcomes, key=lambda run: (run.sessions or 0, run.rate_per_second)):
+        load = f"{one.rate_per_second:g}/s" if one.sessions is None else f"{one.sessions} sessions"
+        groups.setdefault((load, one.policy), []).append(one)
     return groups

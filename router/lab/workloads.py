@@ -1,175 +1,212 @@
-"""What virtual clients ask: published benchmark shapes and block-id traces, as prompts of token ids.
+"""The workloads by name: published benchmark shapes, agents, and files.
 
-Token ids are made up; two prompts are equal exactly where their source says they are. Arrivals are open loop, so slow
-replies never thin the load and two policies see the same requests at the same moments. Prompts are made when they
-arrive: a trace's prompts together have more tokens than fit in memory.
+What a source leaves out is assumed, and said here. A preset brings the fleet it was published with: replicas, cache
+and the engines' speed.
 """
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
-
-import numpy as np
 
 from router.errors import ConfigError
-from router.sim.traces import MOONCAKE_BLOCK_TOKENS, TokenRuns, load_conversations
-from router.sim.virtual import Arrival, Workload
-
-# Every run of made-up tokens begins at a number no other run reaches: prompts below, answers above.
-RUN_TOKENS = 1 << 17
-FIRST_ANSWER_TOKEN = 1 << 31
-LONGEST_ANSWER = 1 << 14
-
-
-def run_of(number: int, tokens: int) -> array[int]:
-    """`tokens` ids that no run of another number has."""
-    ids = array("I")
-    ids.frombytes(np.arange(number * RUN_TOKENS, number * RUN_TOKENS + tokens, dtype=np.uint32).tobytes())
-    return ids
-
-
-def answer_of(number: int, tokens: int) -> range:
-    first = FIRST_ANSWER_TOKEN + number * LONGEST_ANSWER % FIRST_ANSWER_TOKEN
-    return range(first, first + max(1, tokens))
-
-
-class OpenLoop:
-    """A workload whose arrivals are all fixed before the run."""
-
-    def after(self, arrival: Arrival, now: float) -> Arrival | None:  # noqa: ARG002
-        """Nothing: who asks next has been told."""
-        return None
+from router.lab.block_trace import BlockRow, BlockTrace, part, trace_rows
+from router.lab.chats import ChatShape, LogNormal, SubAgents, by_mean, chats
+from router.lab.recorded_agents import clones, recordings
+from router.lab.sessions import Script, Sessions, enough
+from router.lab.shared_prefixes import PrefixShape, SharedPrefixes
+from router.sim.traces import is_agents_log
+from router.sim.virtual import Workload
 
 
 @dataclass(frozen=True, slots=True)
-class SharedPrefixes(OpenLoop):
-    """Groups of prompts: a long beginning shared by the group, then one of a few questions. Poisson arrivals.
+class Load:
+    """How much is asked: requests a second, or sessions at a time where the workload has sessions."""
 
-    As in inference-perf's `shared_prefix`: every request draws one of all prompts, so prompts come again and again.
-    """
-
-    groups: int
-    prompts_per_group: int
-    system_tokens: int
-    question_tokens: int
-    answer_tokens: int
     requests: int
     rate_per_second: float
+    sessions: int | None
     seed: int
 
-    def begin(self) -> Iterator[Arrival]:
-        chance = Random(self.seed)
-        now = 0.0
-        systems = [run_of(group, self.system_tokens) for group in range(self.groups)]
-        for number in range(self.requests):
-            now += chance.expovariate(self.rate_per_second)
-            prompt = int(chance.random() * self.groups * self.prompts_per_group)
-            question = run_of(self.groups + prompt, self.question_tokens)
-            tokens = systems[prompt // self.prompts_per_group] + question
-            answer = answer_of(number, self.answer_tokens)
-            yield Arrival(str(number), now, tokens, answer, f"{prompt}")
 
-
-@dataclass(frozen=True, slots=True)
-class BlockRow:
-    """One recorded request: the ids of its blocks of MOONCAKE_BLOCK_TOKENS tokens, the last of which may be cut."""
-
-    at_seconds: float
-    blocks: tuple[int, ...]
-    prompt_tokens: int
-    answer_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class BlockTrace(OpenLoop):
-    """A recorded trace of block ids, replayed at so many times its own speed.
-
-    Prompts are equal exactly where their block ids are; the last block of a prompt may be cut.
-    """
-
-    rows: Sequence[BlockRow]
-    speed: float
-
-    def begin(self) -> Iterator[Arrival]:
-        base = np.arange(MOONCAKE_BLOCK_TOKENS, dtype=np.uint32)
-        first_seconds = self.rows[0].at_seconds if self.rows else 0.0
-        for number, row in enumerate(self.rows):
-            blocks = np.array(row.blocks, dtype=np.uint32)
-            tokens = array("I")
-            ids = (blocks[:, None] * np.uint32(MOONCAKE_BLOCK_TOKENS) + base).ravel()[: row.prompt_tokens]
-            tokens.frombytes(ids.tobytes())
-            at_seconds = (row.at_seconds - first_seconds) / self.speed
-            yield Arrival(str(number), at_seconds, tokens, answer_of(number, row.answer_tokens))
+WorkloadAt = Callable[[Load], Workload]
 
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A published benchmark's shape."""
+    """A shape, the fleet it was published with, and where."""
 
     source: str
+    shape: PrefixShape | ChatShape
     replicas: int
     cache_tokens: int  # per replica
-    groups: int
-    prompts_per_group: int
-    system_tokens: int
-    question_tokens: int
-    answer_tokens: int
+    timing: str  # of router/sim/timing.py
 
 
 PRESETS: Mapping[str, Preset] = {
     "b2b-73": Preset(
         "llm-d-kv-cache benchmarking/73-capacity: Qwen3-32B on 8 x 2 H100, prompts fill 73 % of all caches",
-        *(8, 307_328, 150, 5, 6_000, 1_200, 1_000),
+        PrefixShape(150, 5, system_tokens=6_000, question_tokens=1_200, answer_tokens=1_000),
+        replicas=8,
+        cache_tokens=307_328,
+        timing="qwen3_32b_h100",
     ),
+    # Four H100 a replica there; the nearest published fit is of two, so seconds here are about twice theirs.
     "b2b-37": Preset(
         "llm-d-kv-cache benchmarking/37-capacity: Llama-3.1-70B on 4 x 4 H100, prompts fill 37 % of all caches",
-        *(4, 461_376, 83, 3, 8_000, 1_000, 1_000),
+        PrefixShape(83, 3, system_tokens=8_000, question_tokens=1_000, answer_tokens=1_000),
+        replicas=4,
+        cache_tokens=461_376,
+        timing="llama3_70b_h100",
+    ),
+    # The cache is not published: 0.9 of 80 GB less 65 GB of weights, at 36,864 bytes a token (18 full-attention layers
+    # of 8 heads of 64 in bf16). One tier only: the arms of the source that offload to the CPU are not played.
+    "tiered": Preset(
+        "llm-d-benchmark guide_tiered-prefix-cache_1: gpt-oss-120b on 16 x 1 H100; cache size estimated",
+        PrefixShape(250, 5, system_tokens=16_000, question_tokens=256, answer_tokens=256),
+        replicas=16,
+        cache_tokens=180_224,
+        timing="gpt_oss_120b_h100",
+    ),
+    # Means are llm-d's; deviations are inference-perf's catalogue's (code-generation), scaled to those means, and its
+    # tool calls of 15 s. Turns are given as 6 there, without a spread.
+    "code-generation": Preset(
+        "llm-d token-aware routing study 2026-08: Qwen3-32B on 10 x 2 H100; spreads from inference-perf's catalogue",
+        ChatShape(
+            shared_tokens=3_000,
+            first=by_mean(52_000, 76_000, 10_000, 110_000),
+            turns=LogNormal(6),
+            question=by_mean(1_500, 1_200, 100, 10_000),
+            answer=by_mean(800, 800, 50, 4_000),
+            think_seconds=by_mean(15, 55, 1, 100),
+        ),
+        replicas=10,
+        cache_tokens=307_328,
+        timing="qwen3_32b_h100",
+    ),
+    # Published: one group of 20 users, 1,000 + 200 in, 200 out. Turns and think times are not: a run of 20 turns, asked
+    # without a pause, as inference-perf's multi-turn users do.
+    "multi-turn": Preset(
+        "llm-d-benchmark shared prefix with enable_multi_turn_chat, 1 group x 20 users; turns and fleet assumed",
+        ChatShape(
+            shared_tokens=1_000,
+            first=LogNormal(200),
+            turns=LogNormal(20),
+            question=LogNormal(200),
+            answer=LogNormal(200),
+            think_seconds=LogNormal(0.0),
+        ),
+        replicas=4,
+        cache_tokens=307_328,
+        timing="qwen3_32b_h100",
+    ),
+    "interactive-chat": Preset(
+        "inference-perf workload-catalog/interactive-chat; fleet assumed",
+        ChatShape(
+            shared_tokens=1_000,
+            first=by_mean(4_000, 2_500, 500, 15_000),
+            turns=by_mean(4, 2.5, 1, 15),
+            question=by_mean(50, 40, 10, 1_000),
+            answer=by_mean(300, 150, 10, 1_000),
+            think_seconds=by_mean(45, 40, 5, 300),
+        ),
+        replicas=8,
+        cache_tokens=307_328,
+        timing="qwen3_32b_h100",
+    ),
+    # Turns, first prompts, what a turn adds, answers: measured on LMCache's mini-swe-agent sessions (12 sessions, 260
+    # calls; characters / 4). The shared beginning is Magentic's (312 characters), whose sessions hand every tenth turn
+    # to another prompt: played as sub-agents. Tool times could not be measured there (about 1 s with the answer).
+    "agents": Preset(
+        "shape measured on LMCache's recorded agent sessions (mini-swe-agent, Magentic); fleet assumed",
+        ChatShape(
+            shared_tokens=78,
+            first=by_mean(1_480, 310, 1_000, 4_000),
+            turns=by_mean(24, 10, 5, 42),
+            question=by_mean(182, 380, 12, 2_700),
+            answer=by_mean(118, 64, 30, 400),
+            think_seconds=by_mean(1.0, 1.0, 0.1, 30),
+            sub_agents=SubAgents(
+                spawning_ratio=0.03,
+                at_once=LogNormal(3),
+                turns=by_mean(6, 3, 1, 15),
+                shared_tokens=500,
+                task_tokens=by_mean(400, 300, 50, 3_000),
+            ),
+        ),
+        replicas=8,
+        cache_tokens=307_328,
+        timing="qwen3_32b_h100",
+    ),
+    # 33.6K tokens in and 445 out on average, 4.8 % of them shared by all sessions (GLM's agent traffic); 43 turns at
+    # the median and sub-agents in 44 % of sessions (AgentX); 632 more tokens a turn, 2 s between turns at the median
+    # and 11 minutes at the p99, 7 sub-agents at once (219 sessions, llm-d 2026-07). Pauses are cut at a minute, or a
+    # run of some thousand requests would be mostly its end; a sub-agent's turns and prompts are assumed.
+    "agents-long": Preset(
+        "published statistics of coding agents (GLM traffic, AgentX, llm-d's 219 sessions); fleet assumed",
+        ChatShape(
+            shared_tokens=1_600,
+            first=by_mean(18_400, 9_000, 4_000, 60_000),
+            turns=by_mean(46, 17, 5, 120),
+            question=by_mean(300, 500, 20, 8_000),
+            answer=by_mean(330, 300, 20, 4_000),
+            think_seconds=LogNormal(2.0, 2.49, 0.1, 60),
+            sub_agents=SubAgents(
+                0.012, LogNormal(7, 0.8, 1, 51), by_mean(10, 6, 2, 30), 1_000, by_mean(3_000, 3_000, 200, 20_000)
+            ),
+        ),
+        replicas=8,
+        cache_tokens=307_328,
+        timing="qwen3_32b_h100",
     ),
 }
 
 
-def trace_rows(path: Path, requests: int | None = None) -> list[BlockRow]:
-    """The first rows of a trace of block ids or lengths. Raises ConfigError."""
-    rows = []
-    for conversation in load_conversations(path, max_tokens=LONGEST_ANSWER):
-        for ask in conversation.asks:
-            if not isinstance(ask.prompt, TokenRuns) or ask.at_seconds is None:
-                raise ConfigError(
-                    [f"{path}: holds texts. In virtual time only traces of block ids or lengths are replayed so far."]
-                )
-            rows.append(BlockRow(ask.at_seconds, ask.prompt.blocks, ask.prompt.count, ask.max_tokens))
-    rows.sort(key=lambda row: row.at_seconds)
-    return rows if requests is None else rows[:requests]
+def workload(name: str) -> WorkloadAt:
+    """A preset by name, else a file: a trace of block ids or lengths, or an agents' log. Raises ConfigError."""
+    if name in PRESETS:
+        return preset_at(PRESETS[name])
+    path = Path(name)
+    if not path.exists():
+        raise ConfigError([f"{name} is neither a file nor one of: {', '.join(PRESETS)}."])
+    if is_agents_log(path):
+        recorded = recordings(path)
+        return lambda load: sessions_at(clones(recorded, load.seed), load)
+    return trace_at(trace_rows(path))
 
 
-WorkloadAt = Callable[[float, int], Workload]  # rate (requests a second) and seed to a workload
-
-
-def preset_at(preset: Preset, requests: int) -> WorkloadAt:
-    def at(rate_per_second: float, seed: int) -> Workload:
-        return SharedPrefixes(
-            preset.groups,
-            preset.prompts_per_group,
-            preset.system_tokens,
-            preset.question_tokens,
-            preset.answer_tokens,
-            requests,
-            rate_per_second,
-            seed,
-        )
+def preset_at(preset: Preset) -> WorkloadAt:
+    def at(load: Load) -> Workload:
+        if isinstance(preset.shape, ChatShape):
+            return sessions_at(chats(preset.shape, load.seed), load)
+        _wants_rate(load)
+        return SharedPrefixes(preset.shape, load.requests, load.rate_per_second, load.seed)
 
     return at
+
+
+def sessions_at(scripts: Iterator[Script], load: Load) -> Sessions:
+    if load.sessions is not None:
+        taken = enough(scripts, load.requests, load.sessions)
+        return Sessions(taken, load.seed, at_a_time=load.sessions)
+    taken = enough(scripts, load.requests)
+    mean_requests = sum(script.requests for script in taken) / len(taken)
+    return Sessions(taken, load.seed, sessions_per_second=load.rate_per_second / mean_requests)
 
 
 def trace_at(rows: Sequence[BlockRow]) -> WorkloadAt:
-    span_seconds = rows[-1].at_seconds - rows[0].at_seconds if len(rows) > 1 else 1.0
-    own_rate = len(rows) / max(span_seconds, 1e-9)
+    """The trace at the rate that is asked for: seeds take other stretches of it."""
 
-    def at(rate_per_second: float, _seed: int) -> Workload:
-        return BlockTrace(rows, rate_per_second / own_rate)
+    def at(load: Load) -> Workload:
+        _wants_rate(load)
+        taken = part(rows, load.requests, load.seed)
+        span_seconds = taken[-1].at_seconds - taken[0].at_seconds if len(taken) > 1 else 1.0
+        return BlockTrace(taken, load.rate_per_second / (len(taken) / max(span_seconds, 1e-9)))
 
     return at
+
+
+def _wants_rate(load: Load) -> None:
+    if load.sessions is not None:
+        raise ConfigError(["This workload has no sessions to be so many at a time. Give it a rate."])

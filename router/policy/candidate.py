@@ -7,6 +7,7 @@ What is done with them is told in filters.py, scorers.py and pickers.py; how the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -53,6 +54,9 @@ class Candidate:
     queued_tokens: float = 0.0  # prefill work ahead of us there
     open_requests: int = 0
     context_tokens: float = 0.0  # tokens of context that its open requests keep alive
+    used_tokens: float = 0.0  # distinct prompt tokens that its open requests use; 0 unless the policy asks for them
+    shared_tokens: float = 0.0  # leading tokens of this prompt among those
+    cache_tokens: float = math.inf  # what its cache holds; infinite where it did not say
     tokens_per_second: float = PRIOR_TOKENS_PER_SECOND  # prefill rate, above 0
     trust: Trust = Trust.EXACT
     belief: float | None = None  # share of a match that counts, 0 to 1; None: as its trust alone implies
@@ -75,6 +79,9 @@ class Candidates(msgspec.Struct, frozen=True, eq=False, gc=False):
     queued_tokens: FloatArray
     open_requests: FloatArray
     context_tokens: FloatArray
+    used_tokens: FloatArray
+    shared_tokens: FloatArray
+    cache_tokens: FloatArray
     tokens_per_second: FloatArray
     seconds_per_token: FloatArray  # the same upside down: multiplying is cheaper
     trust: IntArray
@@ -99,6 +106,9 @@ class Candidates(msgspec.Struct, frozen=True, eq=False, gc=False):
             queued_tokens=self.queued_tokens.item(row),
             open_requests=int(self.open_requests.item(row)),
             context_tokens=self.context_tokens.item(row),
+            used_tokens=self.used_tokens.item(row),
+            shared_tokens=self.shared_tokens.item(row),
+            cache_tokens=self.cache_tokens.item(row),
             tokens_per_second=self.tokens_per_second.item(row),
             trust=Trust(self.trust.item(row)),
             belief=self.belief.item(row),
@@ -130,6 +140,9 @@ class Candidates(msgspec.Struct, frozen=True, eq=False, gc=False):
             queued_tokens=np.array([row.queued_tokens for row in rows], dtype=np.float64),
             open_requests=np.array([row.open_requests for row in rows], dtype=np.float64),
             context_tokens=np.array([row.context_tokens for row in rows], dtype=np.float64),
+            used_tokens=np.array([row.used_tokens for row in rows], dtype=np.float64),
+            shared_tokens=np.array([row.shared_tokens for row in rows], dtype=np.float64),
+            cache_tokens=np.array([row.cache_tokens for row in rows], dtype=np.float64),
             tokens_per_second=tokens_per_second,
             seconds_per_token=1.0 / tokens_per_second,
             trust=np.array([row.trust for row in rows], dtype=np.int64),

@@ -9,19 +9,20 @@ policy's, and fail open: without hashes, trust or a match the columns say 0 and 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from random import Random
 
 import numpy as np
 
 from router.errors import HomingError, NoReplica
-from router.fleet.replica import BoolArray, FloatArray, IntArray, ReplicaId, Seat
+from router.fleet.replica import BoolArray, Facts, FloatArray, IntArray, ReplicaId, Seat
 from router.index.base import Index
 from router.policy.candidate import Ask, Candidates, KeyArray, id_keys
 from router.policy.decision import Decision, Whole
 from router.policy.pickers import Turn
 from router.policy.pipeline import Policy
-from router.policy.sources import Health, Ledger, Rates, Roster, Sessions, Trusts
+from router.policy.sources import Health, Ledger, Rates, Roster, Sessions, Trusts, UsedBlocks
 
 # A fleet has one pattern of trust while all is well; this many are kept while replicas join and catch up.
 REMEMBERED_BELIEFS = 32
@@ -54,6 +55,7 @@ class _Fleet:
     id_keys: KeyArray
     block_sizes: tuple[int | None, ...]
     columns: tuple[_Column, ...]
+    cache_tokens: FloatArray
     no_tokens: FloatArray  # zeros
     everyone: BoolArray  # all true
     every_row: IntArray
@@ -87,6 +89,7 @@ class Decider:
         sessions: Sessions,
         rng: Random,
         max_in_flight: int | None = None,  # open requests per replica
+        open_blocks: UsedBlocks | None = None,  # for a policy that reads them
     ) -> None:
         self.policy = policy
         self._roster = roster
@@ -98,6 +101,7 @@ class Decider:
         self._sessions = sessions
         self._rng = rng
         self._max_in_flight = max_in_flight
+        self._open_blocks = open_blocks
         self._fleets: dict[str, _Fleet] = {}
         self._known: dict[str, _Known] = {}
         self._fleets_version = -1
@@ -118,6 +122,9 @@ class Decider:
             if not len(rows):
                 raise self._refusal(ask, seats, now_seconds)
         held, slower, expected = self._matched(ask, fleet)
+        used = shared = fleet.no_tokens
+        if self._open_blocks is not None:
+            used, shared = self._open_blocks.tokens_of(seats), self._shared(ask, fleet, self._open_blocks)
         known = self._known.get(ask.model)
         if known is None or known.versions != (self._rates.version, self._trusts.version):
             known = self._known[ask.model] = self._look_again(fleet)
@@ -132,6 +139,9 @@ class Decider:
             queued_tokens=self._ledger.queued_tokens[seats],
             open_requests=open_requests,
             context_tokens=self._ledger.context_tokens[seats],
+            used_tokens=used,
+            shared_tokens=shared,
+            cache_tokens=fleet.cache_tokens,
             tokens_per_second=known.tokens_per_second,
             seconds_per_token=known.seconds_per_token,
             trust=known.trust,
@@ -218,18 +228,30 @@ class Decider:
             expected[column.rows] = match.expected
         return held, slower, expected
 
+    def _shared(self, ask: Ask, fleet: _Fleet, open_blocks: UsedBlocks) -> FloatArray:
+        """By row, the leading tokens of this prompt that open requests use there."""
+        shared = fleet.no_tokens.copy()
+        for column in fleet.columns:
+            hashes = ask.hashes.get(column.block_size_tokens)
+            if hashes:
+                blocks = open_blocks.shared_blocks(hashes, column.seats)
+                shared[column.rows] = blocks * column.block_size_tokens
+        return shared
+
 
 def _fleet_of(roster: Roster, model: str) -> _Fleet:
     seats, ids = roster.serving(model), roster.serving_ids(model)
-    block_sizes = tuple(roster.facts(Seat(seat)).block_size_tokens for seat in seats.tolist())
+    facts = [roster.facts(Seat(seat)) for seat in seats.tolist()]
+    block_sizes = tuple(told.block_size_tokens for told in facts)
     columns = []
     for size in sorted({size for size in block_sizes if size is not None}):
         rows = np.array([row for row, of_row in enumerate(block_sizes) if of_row == size], dtype=np.int64)
         columns.append(_Column(size, rows, seats[rows]))
+    cache_tokens = np.array([_cache_tokens(told) for told in facts], dtype=np.float64)
     no_tokens = np.zeros(len(seats))
     everyone = np.ones(len(seats), dtype=np.bool_)
     every_row = np.arange(len(seats), dtype=np.int64)
-    for shared in (no_tokens, everyone, every_row):
+    for shared in (cache_tokens, no_tokens, everyone, every_row):
         shared.setflags(write=False)
     return _Fleet(
         base=roster.served(model).base,
@@ -238,7 +260,14 @@ def _fleet_of(roster: Roster, model: str) -> _Fleet:
         id_keys=id_keys(ids),
         block_sizes=block_sizes,
         columns=tuple(columns),
+        cache_tokens=cache_tokens,
         no_tokens=no_tokens,
         everyone=everyone,
         every_row=every_row,
     )
+
+
+def _cache_tokens(told: Facts) -> float:
+    if told.cache_blocks is None or told.block_size_tokens is None:
+        return math.inf
+    return told.cache_blocks * told.block_size_tokens

@@ -115,7 +115,9 @@ class Whole(msgspec.Struct, frozen=True, eq=False, gc=False):
         columns = self.candidates
         rows = len(columns)
         # Six columns of its own and the total at 8 bytes, one column at 1; those of the fleet are shared like the ids.
-        return FIXED_BYTES + rows * (8 * 7 + 1)
+        # Two more where the policy reads open blocks; else one column of zeros is the fleet's, and stands for both.
+        counted = 7 if columns.used_tokens is columns.shared_tokens else 9
+        return FIXED_BYTES + rows * (8 * counted + 1)
 
     def _entry(self, row: int, terms: Mapping[str, FloatArray]) -> dict[str, object]:
         one = self.candidates.row(row)

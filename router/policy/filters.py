@@ -69,13 +69,14 @@ class LongestMatch:
     min_match_ratio: float = param(0.3, least=0.0, most=1.0)  # of the prompt; a match must be longer than this
     imbalance_requests: int = param(64, least=0)  # busiest less idlest must exceed this, and
     imbalance_ratio: float = param(1.5, least=1.0)  # the busiest must exceed this many times the idlest
+    trusting: bool = param(False)  # every match counts in full, as with gateways that keep no account of their errors
 
     def keep(self, candidates: Candidates, rows: IntArray) -> Kept:
         open_requests = candidates.open_requests[rows]
         busiest, idlest = int(open_requests.max()), int(open_requests.min())
         if busiest - idlest > self.imbalance_requests and busiest > self.imbalance_ratio * idlest:
             return Kept(rows, "imbalance")
-        matched = cost.believed_tokens(candidates)[rows]
+        matched = (candidates.expected_tokens if self.trusting else cost.believed_tokens(candidates))[rows]
         longest = float(matched.max())
         if longest <= self.min_match_ratio * candidates.prompt_tokens:
             return Kept(rows, "short_match")

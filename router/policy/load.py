@@ -25,12 +25,13 @@ def load(name_or_path: str) -> Policy:
     if name_or_path not in texts:
         remedy = known(name_or_path, texts)
         raise ConfigError([f"policy: no policy is named {name_or_path!r}. {remedy} A path must end in {SUFFIX}."])
-    return parse(texts[name_or_path], f"policies/{name_or_path}{SUFFIX}")
+    source, text = texts[name_or_path]
+    return parse(text, source)
 
 
 def shelf() -> tuple[Policy, ...]:
-    """Every policy that ships with Homing, by name."""
-    return tuple(parse(text, f"policies/{name}{SUFFIX}") for name, text in _shelf_texts().items())
+    """Every policy that ships with Homing: our own by name, then those of rivals by name."""
+    return tuple(parse(text, source) for source, text in _shelf_texts().values())
 
 
 def _text(path: Path) -> str:
@@ -40,9 +41,12 @@ def _text(path: Path) -> str:
         raise ConfigError([f"{path}: cannot be read as a policy ({error}). Give a file that can."]) from error
 
 
-def _shelf_texts() -> dict[str, str]:
-    files = [file for file in importlib.resources.files("policies").iterdir() if file.name.endswith(SUFFIX)]
+def _shelf_texts() -> dict[str, tuple[str, str]]:
+    """Where it stands and what it says, by name. No two have one name (a test holds that)."""
+    shelf = importlib.resources.files("policies")
     return {
-        file.name.removesuffix(SUFFIX): file.read_text(encoding="utf-8")
-        for file in sorted(files, key=lambda file: file.name)
+        file.name.removesuffix(SUFFIX): (f"{folder}/{file.name}", file.read_text(encoding="utf-8"))
+        for folder, directory in (("policies", shelf), ("policies/rivals", shelf / "rivals"))
+        for file in sorted(directory.iterdir(), key=lambda file: file.name)
+        if file.name.endswith(SUFFIX)
     }

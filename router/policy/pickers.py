@@ -119,10 +119,10 @@ class Rendezvous:
     compares_costs: ClassVar[bool] = False
 
     def pick(self, candidates: Candidates, cost_seconds: FloatArray, rows: IntArray, turn: Turn) -> Picked:
-        return Picked(rows.item(_mixed(candidates.id_keys[rows], candidates.prefix_key).argmax()), "rendezvous")
+        return Picked(rows.item(mixed_keys(candidates.id_keys[rows], candidates.prefix_key).argmax()), "rendezvous")
 
 
-def _mixed(id_keys: KeyArray, prefix_key: int) -> KeyArray:
+def mixed_keys(id_keys: KeyArray, prefix_key: int) -> KeyArray:
     """The finalizer of splitmix64 over both keys: every bit of either changes each bit of the result evenly."""
     mixed: KeyArray = id_keys ^ np.uint64(prefix_key & 0xFFFF_FFFF_FFFF_FFFF)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58_476D_1CE4_E5B9)

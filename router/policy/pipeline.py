@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,15 @@ from router.fleet.replica import FloatArray, IntArray
 from router.policy.candidate import Candidates
 from router.policy.filters import Filter, SessionHome
 from router.policy.pickers import Picker, Turn
+from router.policy.rivals import CacheUse, DynamoBlocks
 from router.policy.scorers import Scorer
+
+
+class IndexSource(Enum):
+    """What a policy's matches come from, by its authors' design. A gateway gives every policy the best it has."""
+
+    EVENTS = "events"
+    APPROXIMATE = "approximate"  # from the requests that were sent, as if nothing else happened there
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +64,17 @@ class Policy:
     filters: tuple[NamedFilter, ...]
     terms: tuple[Term, ...]
     picker: Picker
+    index: IndexSource = IndexSource.EVENTS
 
     @property
     def reads_sessions(self) -> bool:
         """Whether any part asks where the session's last request went: else nobody needs to know the session."""
         return any(isinstance(part.filter, SessionHome) for part in self.filters)
+
+    @property
+    def reads_open_blocks(self) -> bool:
+        """Whether any part asks which blocks open requests use: else nobody needs to keep them."""
+        return any(isinstance(term.scorer, DynamoBlocks | CacheUse) for term in self.terms)
 
     def choose(self, candidates: Candidates, rows: IntArray, turn: Turn) -> Choice:
         """One of `rows`, the rows of the replicas that may be chosen at all: ascending, not empty."""

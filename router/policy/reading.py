@@ -5,8 +5,10 @@
     filters: [not_overloaded, bounded_load: {factor: 1.5}]     # optional
     scorers: {queue_wait: {}, prefill: {weight: 2}}            # optional for pickers that compare no costs
     picker: lowest_cost                                        # or lowest_cost: {near_seconds: 0.001}
+    index: events                                              # optional; or approximate: what its matches come from
 
-The parts that may be named, and their parameters, are what the tables FILTERS, SCORERS and PICKERS hold.
+The parts that may be named, and their parameters, are what the tables FILTERS, SCORERS and PICKERS hold, those of our
+own and those of rivals.
 """
 
 from __future__ import annotations
@@ -20,13 +22,20 @@ from typing import Any, TypeVar
 import yaml
 
 from router.errors import ConfigError
-from router.policy.filters import FILTERS, Filter
+from router.policy.filters import FILTERS as OWN_FILTERS
+from router.policy.filters import Filter
 from router.policy.params import fault_of, params_of
-from router.policy.pickers import PICKERS, Picker
-from router.policy.pipeline import NamedFilter, Policy, Term
-from router.policy.scorers import SCORERS, Scorer
+from router.policy.pickers import PICKERS as OWN_PICKERS
+from router.policy.pickers import Picker
+from router.policy.pipeline import IndexSource, NamedFilter, Policy, Term
+from router.policy.rivals import RIVAL_FILTERS, RIVAL_PICKERS, RIVAL_SCORERS
+from router.policy.scorers import SCORERS as OWN_SCORERS
+from router.policy.scorers import Scorer
 
-KEYS = ("name", "description", "filters", "scorers", "picker")
+KEYS = ("name", "description", "filters", "scorers", "picker", "index")
+FILTERS = {**OWN_FILTERS, **RIVAL_FILTERS}
+SCORERS = {**OWN_SCORERS, **RIVAL_SCORERS}
+PICKERS = {**OWN_PICKERS, **RIVAL_PICKERS}
 
 P = TypeVar("P", Filter, Scorer, Picker)
 
@@ -53,11 +62,12 @@ class _Reading:
         filters = self._filters(content.get("filters"))
         terms = self._terms(content.get("scorers"))
         picker = self._picker(content.get("picker"))
+        index = self._index(content.get("index", IndexSource.EVENTS.value))
         if picker is not None and picker.compares_costs and not content.get("scorers"):
             self._fault("scorers", f"has nothing for the picker to compare. Add at least one of: {', '.join(SCORERS)}.")
         if self.faults or picker is None:
             raise ConfigError(self.faults)
-        return Policy(name, description, filters, terms, picker)
+        return Policy(name, description, filters, terms, picker, index)
 
     def _content(self, text: str) -> Mapping[object, object]:
         try:
@@ -150,6 +160,13 @@ class _Reading:
             return None
         name, params = self._named("picker", value)
         return None if name is None else self._part("picker", name, params, PICKERS, "picker")
+
+    def _index(self, value: object) -> IndexSource:
+        names = [source.value for source in IndexSource]
+        if value not in names:
+            self._fault("index", f"is {value!r}, but must be one of: {', '.join(names)}. The default is events.")
+            return IndexSource.EVENTS
+        return IndexSource(value)
 
     def _named(self, path: str, value: object) -> tuple[str | None, Mapping[object, object]]:
         """`NAME` or `{NAME: PARAMETERS}`."""

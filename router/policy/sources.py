@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from router.fleet.replica import BoolArray, Facts, FloatArray, IntArray, ReplicaId, Seat, ServedModel
+from router.prompt.blocks import BlockHashes
 
 
 class Roster(Protocol):
@@ -51,6 +52,13 @@ class Trusts(Protocol):
     def version(self) -> int: ...  # another number when any trust or belief changed
     def effective(self, seats: IntArray) -> IntArray: ...  # Trust values: the lesser of stream and truth (R 5.2)
     def belief(self, seats: IntArray) -> FloatArray: ...  # how far a match there counts, 0 to 1 (`belief`)
+
+
+class UsedBlocks(Protocol):
+    """What open requests use of the caches, each block once. Seats ascend."""
+
+    def tokens_of(self, seats: IntArray) -> FloatArray: ...
+    def shared_blocks(self, hashes: BlockHashes, seats: IntArray) -> FloatArray: ...
 
 
 class Sessions(Protocol):

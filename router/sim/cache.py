@@ -19,6 +19,7 @@ from array import array
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from hashlib import sha256
+from struct import iter_unpack
 
 from router.sim.wire import AllBlocksCleared, BlockName, BlockRemoved, BlockStored, Event
 
@@ -33,6 +34,11 @@ class Namespace:
     adapter: str | None = None  # LoRA name: an extra key of every block
     adapter_id: int | None = None
     salt: str | None = None  # an extra key of the first block only; the chain carries it on
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether no block has extra keys."""
+        return self.adapter is None and self.salt is None
 
     def extra_keys(self, depth: int) -> list[str] | None:
         """The extra keys of the block at this depth, in the engine's order; None where there are none."""
@@ -99,8 +105,9 @@ class BlockPool:
         depth_limit = max(0, (chain.token_count - 1) // self.block_size_tokens)
         self._name(chain, depth_limit)
         found: list[int] = []
+        holders = self._holders.get
         for digest in chain.digests[:depth_limit]:
-            copies = self._holders.get(digest)
+            copies = holders(digest)
             if copies is None:
                 break
             found.append(next(iter(copies)))
@@ -115,13 +122,14 @@ class BlockPool:
         """
         hits = hits or []
         wanted = -(-token_count // self.block_size_tokens) - len(chain.blocks) - len(hits)
-        sleeping = sum(1 for block in hits if not self._users[block])
-        if max(wanted, 0) > len(self._free) - sleeping:
+        users = self._users
+        sleeping = [block for block in hits if not users[block]]
+        if max(wanted, 0) > len(self._free) - len(sleeping):
             return False
+        for block in sleeping:
+            del self._free[block]
         for block in hits:
-            if not self._users[block]:
-                del self._free[block]
-            self._users[block] += 1
+            users[block] += 1
         chain.blocks.extend(hits)
         chain.named += len(hits)
         for _ in range(wanted):
@@ -185,7 +193,8 @@ class BlockPool:
 
     def _stored(self, chain: Chain, first: int, end: int) -> BlockStored:
         size = self.block_size_tokens
-        tokens = array("I", bytes(chain.tokens[first * size * TOKEN_BYTES : end * size * TOKEN_BYTES]))
+        tokens = array("I")
+        tokens.frombytes(chain.tokens[first * size * TOKEN_BYTES : end * size * TOKEN_BYTES])
         return BlockStored(
             block_hashes=[self._block_name(digest) for digest in chain.digests[first:end]],
             parent_block_hash=self._block_name(chain.digests[first - 1]) if first else None,
@@ -194,21 +203,34 @@ class BlockPool:
             lora_id=chain.namespace.adapter_id,
             medium=MEDIUM,
             lora_name=chain.namespace.adapter,
-            extra_keys=[chain.namespace.extra_keys(depth) for depth in range(first, end)],
+            extra_keys=self._extra_keys(chain.namespace, first, end),
             group_idx=0,
             kv_cache_spec_kind="full_attention",
         )
 
+    @staticmethod
+    def _extra_keys(namespace: Namespace, first: int, end: int) -> list[list[str] | None]:
+        if namespace.is_plain:
+            return [None] * (end - first)
+        return [namespace.extra_keys(depth) for depth in range(first, end)]
+
     def _name(self, chain: Chain, full: int) -> None:
         """Extend the chain's digests to its first `full` blocks."""
-        named, width = len(chain.digests), self.block_size_tokens * TOKEN_BYTES
+        digests, width = chain.digests, self.block_size_tokens * TOKEN_BYTES
+        named = len(digests)
+        if named >= full:
+            return
+        digest = digests[-1] if named else self._root
         fresh = bytes(chain.tokens[named * width : full * width])
-        digest = chain.digests[-1] if named else self._root
-        deeper = repr(chain.namespace.extra_keys(1)).encode()  # the same at every depth but the first
+        if chain.namespace.is_plain:
+            for (block,) in iter_unpack(f"{width}s", fresh):
+                digest = sha256(digest + block).digest()
+                digests.append(digest)
+            return
         for start in range(0, len(fresh), width):
-            extra = deeper if named or start else repr(chain.namespace.extra_keys(0)).encode()
+            extra = repr(chain.namespace.extra_keys(len(digests))).encode()
             digest = sha256(digest + fresh[start : start + width] + extra).digest()
-            chain.digests.append(digest)
+            digests.append(digest)
 
     def _block_name(self, digest: bytes) -> BlockName:
         return digest if self._names_as_bytes else int.from_bytes(digest[-8:], "big")

@@ -24,7 +24,7 @@ import math
 from array import array
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from router.sim.cache import BlockPool, Chain, Namespace
 from router.sim.timing import Timing
@@ -75,6 +75,7 @@ class _Running:
 
     job: Job
     chain: Chain
+    answer_tokens: int
     known: int  # tokens of prompt and answer so far; those of the answer join the chain when it needs them
     computed: int = 0  # of them with KV, those of the running step included
     answered: int = 0
@@ -173,7 +174,7 @@ class Engine:
         if not self.fits(len(job.prompt) + max(len(job.answer) - 1, 0)):
             raise ValueError(f"request {job.request_id} needs more blocks than the engine has")
         prompt = job.prompt if isinstance(job.prompt, array) else array("I", job.prompt)
-        request = _Running(job, Chain(bytearray(prompt.tobytes()), job.namespace), len(prompt))
+        request = _Running(job, Chain(bytearray(prompt), job.namespace), len(job.answer), len(prompt))
         self._requests[job.request_id] = request
         self._waiting.append(request)
         self._cut_stride(now)
@@ -212,33 +213,45 @@ class Engine:
 
     def _start_step(self, now: float) -> None:
         budget, preemptions = self.limits.step_tokens, self.counters.preemptions
+        sequences = context = 0  # of those that decode
+        chunks: list[tuple[int, int]] = []
         for request in list(self._running):
-            if request.computed < request.room_until and budget:  # decodes, and nobody need know
+            computed = request.computed
+            if computed < request.room_until and budget:  # decodes, and nobody need know
                 request.scheduled = 1
                 budget -= 1
+                sequences += 1
+                context += computed
                 continue
             if not request.active:  # preempted for one before it
                 continue
-            tokens = min(request.known - request.computed, budget)
+            tokens = min(request.known - computed, budget)
             if tokens and self._reserve(request, tokens):
                 budget -= tokens
+                if tokens == 1 and request.answered:
+                    sequences += 1
+                    context += computed
+                else:
+                    chunks.append((tokens, computed))
         crowded = self.counters.preemptions > preemptions
         while self._waiting and budget and not crowded and len(self._running) < self.limits.max_sequences:
             tokens = self._admit(self._waiting[0], budget)
             if not tokens:
                 break
-            self._running.append(self._waiting.popleft())
-            self._running[-1].active = True
+            request = self._waiting.popleft()
+            self._running.append(request)
+            request.active = True
             budget -= tokens
-        busy = [request for request in self._running if request.scheduled]
-        if busy:
-            # In a crowded step nobody was let in: the next one tries again. One with news lets it out at its end.
-            alone = crowded or self.pool.has_news or self._longest_stride == 1
-            self._stride = None if alone else self._stride_of(busy, now)
-            if self._stride is not None:
-                self._step_ends = now + self._stride.seconds(self._stride.steps)
-            else:
-                self._step_ends = now + self._step_seconds(busy)
+            chunks.append((tokens, request.computed))
+        if not sequences and not chunks:
+            return
+        # In a crowded step nobody was let in: the next one tries again. One with news lets it out at its end.
+        alone = chunks or crowded or self.pool.has_news or self._longest_stride == 1
+        self._stride = None if alone else self._stride_of(sequences, context, now)
+        if self._stride is not None:
+            self._step_ends = now + self._stride.seconds(self._stride.steps)
+        else:
+            self._step_ends = now + self.timing.pace(1) * self.timing.step_seconds(chunks, sequences, context)
 
     def _reserve(self, request: _Running, tokens: int) -> bool:
         """Room for the next tokens of a running request, at the price of those let in after it."""
@@ -254,28 +267,29 @@ class Engine:
             request.room_until = min(len(chain.blocks) * size, (chain.named + 1) * size - 1)
         return True
 
-    def _stride_of(self, busy: list[_Running], now: float) -> _Stride | None:
+    def _stride_of(self, sequences: int, context: int, now: float) -> _Stride | None:
         """As many equal steps as can be foretold; None if the next step is not one of them."""
-        steps, context = self._longest_stride, 0
-        for request in busy:
-            computed = request.computed
-            context += computed
+        steps = self._longest_stride
+        for request in self._running:
+            if not request.scheduled:
+                continue
             # A block is announced with the step that fills it, so that step is not taken as one with those before it.
-            left, room = len(request.job.answer) - request.answered, request.room_until - computed
+            left, room = request.answer_tokens - request.answered, request.room_until - request.computed
             if left < steps:
                 steps = left
             if room < steps:
                 steps = room
-        if steps < 2:
-            return None
-        sequences, growing = len(busy), self.timing.per_decode_context_token_seconds * len(busy)
-        return _Stride(now, steps, self.timing.step_seconds((), sequences, context), growing)
+            if steps < 2:
+                return None
+        pace = self.timing.pace(steps)
+        growing = pace * self.timing.per_decode_context_token_seconds * sequences
+        return _Stride(now, steps, pace * self.timing.step_seconds((), sequences, context), growing)
 
     def _cut_stride(self, now: float) -> None:
         stride = self._stride
         if stride is not None:
             steps = stride.steps_begun_by(now)
-            self._stride = replace(stride, steps=steps)
+            self._stride = _Stride(stride.began, steps, stride.first_seconds, stride.longer_seconds)
             self._step_ends = stride.began + stride.seconds(steps)
 
     def _preempt(self, victim: _Running) -> None:
@@ -303,34 +317,33 @@ class Engine:
         request.computed, request.scheduled = cached, tokens
         return tokens
 
-    def _step_seconds(self, busy: list[_Running]) -> float:
-        decoding = [r for r in busy if r.scheduled == 1 and r.answered]
-        chunks = [(r.scheduled, r.computed) for r in busy if not (r.scheduled == 1 and r.answered)]
-        return self.timing.step_seconds(chunks, len(decoding), sum(r.computed for r in decoding))
-
     def _finish_step(self) -> list[Output]:
-        outputs = []
         steps = self._stride.steps if self._stride is not None else 1
         self._stride = None
-        for request in list(self._running):
-            if not request.scheduled:
+        tells_all = self._longest_stride == 1
+        telling: list[_Running] = []
+        generated = 0
+        for request in self._running:
+            scheduled = request.scheduled
+            if not scheduled:
                 continue
-            request.computed += request.scheduled * steps
             request.scheduled = 0
-            if request.computed < request.known:
+            request.computed = computed = request.computed + scheduled * steps
+            if computed < request.known:
                 continue  # more chunks to come
-            answer = request.job.answer
-            if request.answered < len(answer):
-                request.answered += steps
+            answered, answer_tokens = request.answered, request.answer_tokens
+            if answered < answer_tokens:
+                request.answered = answered = answered + steps
                 request.known += steps
-                self.counters.generated_tokens += steps
-            if request.answered >= len(answer) or not request.told or self._longest_stride == 1:
-                outputs.append(self._tell(request))
-        return outputs
+                generated += steps
+            if answered >= answer_tokens or not request.told or tells_all:
+                telling.append(request)
+        self.counters.generated_tokens += generated
+        return [self._tell(request) for request in telling]
 
     def _tell(self, request: _Running) -> Output:
         job, count, answered = request.job, request.answered - request.told, request.answered
-        finished, request.told = answered >= len(job.answer), answered
+        finished, request.told = answered >= request.answer_tokens, answered
         if finished:
             del self._requests[job.request_id]
             self._leave(request)

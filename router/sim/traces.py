@@ -80,6 +80,34 @@ class _Line(msgspec.Struct):
     hash_ids: list[int] | None = None
 
 
+class Call(msgspec.Struct, frozen=True):
+    """One line of an agent's log."""
+
+    timestamp: float  # microseconds
+    input: str
+    output: str
+    session_id: str
+
+
+def is_agents_log(path: Path) -> bool:
+    """Whether the file's first line is a call of an agent. Raises ConfigError where it cannot be read."""
+    try:
+        return any(msgspec.json.decode(raw, type=Call) for raw in list(_lines(path))[:1])
+    except msgspec.DecodeError:
+        return False
+
+
+def load_calls(path: Path) -> list[Call]:
+    """An agent's log as it stands, texts unmeasured, in order of time. Raises ConfigError."""
+    calls = []
+    for number, raw in enumerate(_lines(path), start=1):
+        try:
+            calls.append(msgspec.json.decode(raw, type=Call))
+        except msgspec.DecodeError as fault:
+            raise ConfigError([f"{path}: line {number} is no call of an agent: {fault}."]) from fault
+    return sorted(calls, key=lambda call: call.timestamp)
+
+
 def load_conversations(path: Path, *, max_tokens: int = MAX_TOKENS_DEFAULT) -> tuple[Conversation, ...]:
     """The conversations of a file, in its order. `max_tokens` bounds each reply. Raises ConfigError."""
     sessions: dict[str, list[Ask]] = {}

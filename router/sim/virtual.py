@@ -19,7 +19,7 @@ from random import Random
 from typing import Protocol
 
 from router.sim.engine import Engine, EngineLimits, Job, Output
-from router.sim.timing import Timing
+from router.sim.timing import Timing, noisy
 from router.sim.wire import Event
 
 
@@ -78,8 +78,8 @@ class Workload(Protocol):
     def begin(self) -> Iterator[Arrival]:
         """Arrivals in ascending order of time."""
 
-    def after(self, arrival: Arrival, now: float) -> Arrival | None:
-        """What the client asks next, at or after `now`; None if nothing, or if its time is told by `begin`."""
+    def after(self, arrival: Arrival, now: float) -> Sequence[Arrival]:
+        """What is asked because this was answered, at or after `now`: nothing where `begin` tells all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +125,17 @@ class VirtualFleet:
         troubles: Sequence[Trouble] = (),
         joins: Sequence[tuple[float, int]] = (),
         longest_stride: int = 4096,
+        noise_ratio: float = 0.0,
     ) -> None:
-        """`joins` are (seconds, replica) of those that are not there from the start."""
+        """`joins` are (seconds, replica) of those that are not there from the start; noise is of step times."""
         self.stories: dict[str, Story] = {}
         self.now = 0.0
         self.refused = 0
         self._limits = limits
         self._timings = [timing(number) if callable(timing) else timing for number in range(replicas)]
+        if noise_ratio:
+            # A chance of their own, so that noise changes neither what is lost nor how blocks are named.
+            self._timings = [noisy(one, noise_ratio, Random(seed * 10_007 + n)) for n, one in enumerate(self._timings)]
         self._routers = routers
         self._workload = workload
         self._news = news or News()
@@ -232,9 +236,8 @@ class VirtualFleet:
             story.finished = True
             del self._open[output.request_id]
             router.finished(output.request_id, self.now, output.cached_tokens)
-            following = self._workload.after(arrival, self.now)
-            if following is not None:
-                self._at(following.at_seconds, lambda: self._arrive(following))
+            for following in self._workload.after(arrival, self.now):
+                self._at(following.at_seconds, lambda following=following: self._arrive(following))  # type: ignore[misc]
 
     # News
 

@@ -35,8 +35,8 @@ class Conversations:
     def begin(self) -> Iterator[Arrival]:
         return iter(self._arrivals)
 
-    def after(self, arrival: Arrival, now: float) -> Arrival | None:
-        return None
+    def after(self, arrival: Arrival, now: float) -> Sequence[Arrival]:
+        return ()
 
 
 def play(
@@ -97,6 +97,12 @@ def test_a_replica_that_dies_loses_no_request_and_comes_back_cold(down_seconds: 
     assert all(story.finished for story in fleet.stories.values())
     assert brain.open_requests == 0
     assert brain.accuracy.exact.sum() == brain.accuracy.judged.sum()
+
+
+def test_what_open_requests_use_is_given_back_whatever_becomes_of_them() -> None:
+    _, (brain,) = play("dynamo", troubles=[Trouble(12.0, 0, down_seconds=1.0)])
+    assert brain.open_blocks is not None
+    assert not brain.open_blocks.tokens.any()
 
 
 def test_a_replica_that_joins_late_is_used() -> None:

@@ -68,6 +68,22 @@ def test_presets_are_asked_as_published() -> None:
     assert one["policy"] == "cache_aware"
 
 
+def test_sessions_can_be_so_many_at_a_time() -> None:
+    (one,) = figures("cache_aware", "--workload", "multi-turn", "--sessions", "5", "--requests", "100")
+    assert one["sessions"] == 5
+    assert one["requests"] == one["answered"] == 100
+    _, table = run("cache_aware", "--workload", "multi-turn", "--sessions", "5", "--requests", "100")
+    assert "5 sessions" in table
+
+
+def test_noise_changes_times_and_not_who_is_asked() -> None:
+    asked = ("round_robin", "--requests", "60")
+    (even,), (noisy,) = figures(*asked), figures(*asked, "--noise", "0.15")
+    assert even["ttft_mean_seconds"] != noisy["ttft_mean_seconds"]
+    assert even["ttft_mean_seconds"] == pytest.approx(noisy["ttft_mean_seconds"], rel=0.15)
+    assert even["hit_ratio"] == noisy["hit_ratio"]
+
+
 def test_routers_without_events_or_with_late_ones_still_route(trace: Path) -> None:
     settings = (("--no-events",), ("--event-delay", "2"), ("--lost-events", "0.3"), ("--routers", "3"))
     for setting in settings:
@@ -81,6 +97,7 @@ def test_routers_without_events_or_with_late_ones_still_route(trace: Path) -> No
         (("nonsense",), "nonsense"),
         (("--workload", "no-such-file"), "no-such-file is neither a file nor one of: b2b-73"),
         (("--rate", "0"), "rate"),
+        (("--sessions", "5"), "has no sessions"),
     ],
 )
 def test_what_cannot_be_compared_is_told(arguments: tuple[str, ...], told: str) -> None:

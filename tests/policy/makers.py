@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from random import Random
 
@@ -21,6 +22,10 @@ def candidate(
     expected_tokens: int | None = None,
     queued_tokens: float = 0.0,
     open_requests: int = 0,
+    slower_tokens: int = 0,
+    used_tokens: float = 0.0,
+    shared_tokens: float = 0.0,
+    cache_tokens: float = math.inf,
     tokens_per_second: float = 8_000.0,
     trust: Trust = Trust.EXACT,
     allowed: bool = True,
@@ -32,6 +37,10 @@ def candidate(
         expected_tokens=matched_tokens if expected_tokens is None else expected_tokens,
         queued_tokens=queued_tokens,
         open_requests=open_requests,
+        slower_tokens=slower_tokens,
+        used_tokens=used_tokens,
+        shared_tokens=shared_tokens,
+        cache_tokens=cache_tokens,
         tokens_per_second=tokens_per_second,
         trust=trust,
         allowed=allowed,

@@ -15,7 +15,7 @@ def test_a_row_read_back_is_the_row_put_in() -> None:
     rows = [
         Candidate(
             ReplicaId(f"r{seat}"), Seat(seat), rng.randrange(99), rng.randrange(9), 100 + rng.randrange(9), 7.0 * seat,
-            seat, 3.0, 8_000.0 + seat, rng.choice(list(Trust)), 0.5, seat % 2 == 0,
+            seat, 3.0, 5.0 * seat, 2.0 * seat, 300_000.0, 8_000.0 + seat, rng.choice(list(Trust)), 0.5, seat % 2 == 0,
         )
         for seat in range(6)
     ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections import Counter
 from random import Random
@@ -20,6 +21,7 @@ from router.fleet.sessions import Sessions
 from router.index.base import Match, Trust
 from router.index.budget import Budget
 from router.index.memory import MemoryIndex
+from router.index.open_blocks import OpenBlocks
 from router.policy.belief import BELIEF_BY_TRUST
 from router.policy.candidate import Ask
 from router.policy.decider import AllBusy, Decider
@@ -74,12 +76,14 @@ class House:
         block_sizes: tuple[int | None, ...] = (BLOCK,),
         seed: int = 1,
         max_in_flight: int | None = None,
+        cache_blocks: int | None = None,
+        open_blocks: OpenBlocks | None = None,
     ) -> None:
         self.roster, self.health, self.ledger, self.rates = Roster(), Health(), Ledger(), Rates()
         self.index, self.trusts, self.sessions = CountedIndex(), Trusted(), Sessions()
         for number in range(replicas):
             seat = self.roster.join(Replica(ReplicaId(f"r{number}"), f"http://r{number}:8000"))
-            told = Facts((ServedModel("m", "base"),), block_size_tokens=block_sizes[number % len(block_sizes)])
+            told = Facts((ServedModel("m", "base"),), block_sizes[number % len(block_sizes)], cache_blocks)
             self.roster.update(seat, told)
             self.health.join(seat)
             self.ledger.join(seat)
@@ -95,6 +99,7 @@ class House:
             sessions=self.sessions,
             rng=Random(seed),
             max_in_flight=max_in_flight,
+            open_blocks=open_blocks,
         )
 
     def warm(self, seat: int, blocks: int) -> None:
@@ -325,3 +330,24 @@ def test_what_a_decision_was_made_from_does_not_change_with_the_ledger() -> None
     before = made.explain()
     house.charge(0, uncached_tokens=5_000)
     assert made.explain() == before
+
+
+def test_a_policy_that_reads_open_blocks_is_told_what_open_requests_use_and_share() -> None:
+    open_blocks = OpenBlocks()
+    house = House(policy="dynamo", block_sizes=(BLOCK, 2 * BLOCK), open_blocks=open_blocks)
+    open_blocks.open(1, Seat(0), hashes(300), BLOCK)
+    open_blocks.open(2, Seat(1), hashes(50), 2 * BLOCK)
+    told = house.ask(4_100, block_sizes=(BLOCK, 2 * BLOCK)).candidates
+    assert told.used_tokens.tolist() == [300 * BLOCK, 100 * BLOCK, 0]
+    assert told.shared_tokens.tolist() == [4_100 // BLOCK * BLOCK, 100 * BLOCK, 0]
+
+
+def test_others_are_told_nothing_of_open_blocks() -> None:
+    told = House().ask().candidates
+    assert not told.used_tokens.any()
+    assert not told.shared_tokens.any()
+
+
+@pytest.mark.parametrize(("cache_blocks", "cache_tokens"), [(1_000, 1_000.0 * BLOCK), (None, math.inf)])
+def test_a_cache_holds_what_the_replica_said(cache_blocks: int | None, cache_tokens: float) -> None:
+    assert House(cache_blocks=cache_blocks).ask().candidates.cache_tokens.tolist() == [cache_tokens] * 3

@@ -83,7 +83,7 @@ def test_the_byte_size_is_what_the_decision_keeps_alive() -> None:
         for column in (
             made.candidates.held_tokens, made.candidates.slower_tokens, made.candidates.expected_tokens,
             made.candidates.queued_tokens, made.candidates.open_requests, made.candidates.context_tokens,
-            made.candidates.allowed, made.total_seconds,
+            made.candidates.used_tokens, made.candidates.shared_tokens, made.candidates.allowed, made.total_seconds,
         )
     )  # fmt: skip
     scalars_bytes = sys.getsizeof(made) + sys.getsizeof(made.candidates) + 12 * 32

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.index.base import Trust
 from router.policy.candidate import Candidates
 from router.policy.filters import BoundedLoad, Filter, LongestMatch, NotOverloaded, SessionHome
 from router.policy.pickers import Rendezvous
@@ -66,6 +67,14 @@ def test_longest_match_keeps_all_that_share_the_longest() -> None:
 def test_a_match_must_be_longer_than_its_share_of_the_prompt(matched_tokens: int, rule: str) -> None:
     candidates = columns(candidate(0, matched_tokens=matched_tokens), candidate(1), prompt_tokens=4_000)
     assert keep(LongestMatch(min_match_ratio=0.3), candidates)[1] == rule
+
+
+def test_a_trusting_filter_follows_a_guess_in_full() -> None:
+    candidates = columns(
+        candidate(0, matched_tokens=2_000, trust=Trust.GUESSED), candidate(1, matched_tokens=1_500), prompt_tokens=4_000
+    )
+    assert keep(LongestMatch(), candidates) == ([1], "longest_match")
+    assert keep(LongestMatch(trusting=True), candidates) == ([0], "longest_match")
 
 
 @pytest.mark.parametrize(

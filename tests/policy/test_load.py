@@ -19,7 +19,15 @@ SHIPPED = (
     "random",
     "round_robin",
     "session_sticky",
+    "dualmap",
+    "dynamo",
+    "llmd_affinity",
+    "llmd_blend",
+    "lmetric",
+    "mooncake",
+    "smg_cache_aware",
 )
+RIVALS = SHIPPED[8:]
 
 
 def test_the_shelf_holds_the_policies_we_promise_each_under_its_own_name() -> None:
@@ -31,6 +39,11 @@ def test_every_shipped_policy_says_when_to_choose_it_in_one_line(name: str) -> N
     description = load(name).description
     assert 20 < len(description) < 120
     assert "\n" not in description
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_a_rival_says_that_it_is_there_to_compare_with(name: str) -> None:
+    assert load(name).description.startswith("for comparison: ")
 
 
 @pytest.mark.parametrize("name", SHIPPED)

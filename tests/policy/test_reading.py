@@ -7,6 +7,7 @@ import pytest
 from router.errors import ConfigError
 from router.policy.filters import BoundedLoad, NotOverloaded
 from router.policy.pickers import LowestCost, RoundRobin
+from router.policy.pipeline import IndexSource
 from router.policy.reading import parse
 from router.policy.scorers import Prefill, QueueWait
 
@@ -44,6 +45,11 @@ def test_a_policy_may_be_a_picker_alone() -> None:
     assert (policy.filters, policy.terms, policy.picker) == ((), (), RoundRobin())
 
 
+def test_a_policy_may_say_that_its_authors_feed_it_an_approximate_index() -> None:
+    assert parse(RANDOM, "mine.yaml").index is IndexSource.EVENTS
+    assert parse(RANDOM + "index: approximate", "mine.yaml").index is IndexSource.APPROXIMATE
+
+
 def test_a_weight_of_zero_switches_a_scorer_off() -> None:
     policy = parse(HEAD + "scorers: {prefill: {weight: 0}, queue_wait:}\npicker: lowest_cost", "mine.yaml")
     assert [term.name for term in policy.terms] == ["queue_wait"]
@@ -61,20 +67,21 @@ picker: lowest
     )
     assert told == [
         "mine.yaml: nmae: is not a key of a policy. Did you mean 'name'? "
-        "Known: description, filters, name, picker, scorers.",
+        "Known: description, filters, index, name, picker, scorers.",
         "mine.yaml: name: is None, but must be a text of at least one letter. Add `name: ...`.",
         "mine.yaml: description: is '', but must be a text of at least one letter. Add `description: ...`.",
         "mine.yaml: filters[0]: 'bounded_lod' is not a filter. Did you mean 'bounded_load'? "
-        "Known: bounded_load, longest_match, not_overloaded, session_home.",
+        "Known: bounded_load, longest_match, not_overloaded, prefix_affinity, session_home, two_homes.",
         "mine.yaml: filters[1].factor: is 0.5, but must be 1 or more. The default is 1.25.",
         "mine.yaml: filters[1].fctor: is not a parameter of bounded_load. Did you mean 'factor'? Known: factor.",
         "mine.yaml: filters[2]: is {'a': 1, 'b': 2}, but must be NAME or {NAME: {PARAMETER: VALUE}}.",
         "mine.yaml: scorers.queue_wiat: 'queue_wiat' is not a scorer. Did you mean 'queue_wait'? "
-        "Known: open_requests, prefill, queue_wait.",
+        "Known: cache_use, dynamo_blocks, open_requests, prefill, prefill_times_batch, prefix_miss, queue_rank, "
+        "queue_wait, token_load.",
         "mine.yaml: scorers.prefill.weight: is -1, but cannot be negative. Use 0 to switch the scorer off.",
         "mine.yaml: scorers.open_requests.seconds_each: is '1', but must be a number. The default is 0.0005.",
         "mine.yaml: picker: 'lowest' is not a picker. Did you mean 'lowest_cost'? "
-        "Known: lowest_cost, power_of_two, random, rendezvous, round_robin.",
+        "Known: exact_lowest, lowest_cost, power_of_two, random, rendezvous, round_robin.",
     ]
 
 
@@ -93,6 +100,7 @@ picker: lowest
         (RANDOM + "filters: [longest_match: {min_match_ratio: 30}]", "is 30, but must be between 0 and 1."),
         (RANDOM + "filters: [longest_match: {imbalance_requests: 1.5}]", "is 1.5, but must be a whole number"),
         (RANDOM + "filters: [bounded_load: {factor: yes}]", "filters[0].factor: is True, but must be a number."),
+        (RANDOM + "index: guesses", "index: is 'guesses', but must be one of: events, approximate."),
         (RANDOM + "scorers: [prefill]", "scorers: must map scorers to their parameters."),
         (RANDOM + "scorers: {prefill: 3}", "scorers.prefill: is 3, but must map parameters"),
         (RANDOM + "scorers: {prefill: {weight: x}}", "scorers.prefill.weight: is 'x', but must"),

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.index.base import Trust
+from router.policy.rivals import RIVAL_SCORERS
 from router.policy.scorers import SCORERS, OpenRequests, Prefill, QueueWait
 from tests.policy.makers import candidate, columns
 
@@ -69,5 +70,5 @@ def test_no_scorer_ever_pays_for_a_choice(loads: list[tuple[int, int, int, Trust
         ),
         prompt_tokens=prompt_tokens,
     )
-    for scorer in SCORERS.values():
+    for scorer in (*SCORERS.values(), *RIVAL_SCORERS.values()):
         assert (scorer().cost_seconds(candidates) >= 0.0).all()

@@ -1,0 +1,79 @@
+"""Which blocks open requests hold on to, each counted once, however many of them share it.
+
+An engine cannot evict what a request in it uses, so these blocks are the part of a cache that is in use, and the
+context that its decode steps read. Kept only for policies that ask for it: entering a request costs its blocks, where
+the ledger costs nothing.
+
+The blocks of an open request are the whole prefix of its prompt, so those of a seat are prefix-closed, and how much of
+a new prompt is among them is found by bisection.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from router.fleet.columns import FIRST_ROWS, grown
+from router.fleet.replica import FloatArray, IntArray, Seat
+from router.prompt.blocks import BlockHashes
+
+
+class OpenBlocks:
+    """Mutable; changed only by whoever opens and closes the requests. Lease ids are the ledger's.
+
+    `tokens` is a column by seat, replaced when it grows: index it afresh.
+    """
+
+    def __init__(self) -> None:
+        self.tokens: FloatArray = np.zeros(FIRST_ROWS)
+        self._uses: dict[Seat, dict[int, int]] = {}  # block to how many open requests use it
+        self._leases: dict[int, tuple[Seat, BlockHashes, int]] = {}
+
+    def open(self, lease: int, seat: Seat, hashes: BlockHashes, block_size_tokens: int) -> None:
+        """A request was sent to the seat: it uses all its blocks until `close`. `hashes` is kept."""
+        self.tokens = grown(self.tokens, seat + 1)
+        uses = self._uses.setdefault(seat, {})
+        before = len(uses)
+        for block in hashes:
+            uses[block] = uses.get(block, 0) + 1
+        self.tokens[seat] += (len(uses) - before) * block_size_tokens
+        self._leases[lease] = (seat, hashes, block_size_tokens)
+
+    def close(self, lease: int) -> None:
+        """The request ended, however. Again, or for one that had no blocks: nothing."""
+        entry = self._leases.pop(lease, None)
+        if entry is None:
+            return
+        seat, hashes, block_size_tokens = entry
+        uses = self._uses[seat]
+        before = len(uses)
+        for block in hashes:
+            left = uses[block] - 1
+            if left:
+                uses[block] = left
+            else:
+                del uses[block]
+        self.tokens[seat] -= (before - len(uses)) * block_size_tokens
+
+    def tokens_of(self, seats: IntArray) -> FloatArray:
+        """Distinct tokens of full blocks that the open requests of each seat use."""
+        if len(seats) and int(seats[-1]) >= len(self.tokens):  # seats ascend
+            self.tokens = grown(self.tokens, int(seats[-1]) + 1)
+        tokens: FloatArray = self.tokens[seats]
+        return tokens
+
+    def shared_blocks(self, hashes: BlockHashes, seats: IntArray) -> FloatArray:
+        """How many leading blocks of a prompt are in use already, per seat."""
+        return np.array([self._depth(hashes, Seat(seat)) for seat in seats.tolist()], dtype=np.float64)
+
+    def _depth(self, hashes: BlockHashes, seat: Seat) -> int:
+        uses = self._uses.get(seat)
+        if not uses or not hashes or hashes[0] not in uses:
+            return 0
+        low, high = 0, len(hashes)  # the last block known to be in use, the first known not to be
+        while high - low > 1:
+            middle = (low + high) >> 1
+            if hashes[middle] in uses:
+                low = middle
+            else:
+                high = middle
+        return high
