@@ -36,6 +36,7 @@ from router.gateway.admission import Admission, AdmissionLimits
 from router.gateway.dispatch import Dispatch
 from router.gateway.garbage import keep_out_of_the_way
 from router.gateway.headers import Credentials
+from router.gateway.holding import Holding
 from router.gateway.journal import Journal
 from router.gateway.lag import LoopLag
 from router.gateway.listen import bind, listening
@@ -43,13 +44,15 @@ from router.gateway.misses import Misses
 from router.gateway.readers import Readers
 from router.gateway.readiness import CaughtUp, Readiness
 from router.gateway.receipts import Receipts
+from router.gateway.recorder import Recorder
 from router.gateway.room import Room
 from router.gateway.routes import Routes, control
 from router.gateway.serve import Serve
+from router.gateway.shadowing import Shadowing
 from router.gateway.trust import EffectiveTrust
 from router.gateway.trust_news import TrustNews
 from router.gateway.upstream import Upstream
-from router.house import House, gauges, replica_entry
+from router.house import House, gauges, recorded_fleet, replica_entry
 from router.index.accuracy import Accuracy
 from router.index.base import Trust
 from router.index.budget import Budget
@@ -57,11 +60,11 @@ from router.index.counters import Counters
 from router.index.guessed import Guessed
 from router.index.in_flight import InFlight
 from router.index.memory import MemoryIndex
-from router.index.open_blocks import OpenBlocks
 from router.keeper import Keeper, Say
 from router.metrics import Metrics
 from router.policy import load
-from router.policy.decider import Decider
+from router.policy.decider import Decider, open_blocks_for
+from router.policy.shadow import Shadow
 from router.prompt.blocks import BlockHasher
 from router.prompt.read import PromptReader
 from router.proving import Proving
@@ -93,6 +96,10 @@ async def running(config: Config, *, log: IO[bytes] | None = None, say: Say = _s
 @contextlib.asynccontextmanager
 async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncIterator[House]:
     policy = load.load(config.policy)
+    shadow = None
+    if config.shadow_policy is not None:
+        shadow = Shadow(load.load(config.shadow_policy), policy, random.Random(config.seed))
+    policies = (policy,) if shadow is None else (policy, shadow.policy)
     clock = SystemClock()
     metrics = Metrics()
     roster, health, ledger, latency = Roster(), Health(), Ledger(), Latency()
@@ -100,7 +107,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
     index = MemoryIndex(Budget(config.index.budget_megabytes * 2**20))
     guessed, accuracy = Guessed(index), Accuracy()
     ingest = Ingest(index, hash_seed=config.tokens.hash_seed)
-    receipts, journal, lag = Receipts(), Journal(log, log_line), LoopLag()
+    receipts, journal, lag, recorder = Receipts(), Journal(log, log_line), LoopLag(), Recorder(say)
     credentials = Credentials(config.auth.api_keys(), config.auth.replica_api_key())
     upstreams: dict[Seat, Upstream] = {}
     silence = Silence()
@@ -109,7 +116,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
     news = TrustNews(lambda seat: roster.replica(seat).id, misses.suspicion, say)
     trust = EffectiveTrust(ingest, accuracy, lambda seat, before, now: news.changed(seat, before, now, clock.now()))
     per_replica = config.limits.max_in_flight_per_replica
-    open_blocks = OpenBlocks() if policy.reads_open_blocks else None
+    open_blocks = open_blocks_for(policies)
     decider = Decider(
         policy=policy,
         roster=roster,
@@ -133,6 +140,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
         clock,
         Room(roster, health, ledger, clock, per_replica),
     )
+    holding = None if policy.hold is None else Holding(policy.hold, clock)
     account = Account(
         Books(
             ledger=ledger,
@@ -151,6 +159,8 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
             misses=misses,
             counters=counters,
             open_blocks=open_blocks,
+            recorder=recorder,
+            holding=holding,
         ),
         clock,
     )
@@ -251,35 +261,61 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
                 seating=seating,
                 misses=misses,
                 news=news,
+                recorder=recorder,
+                holding=holding,
             )
             metrics.gauges.append(gauges(house, lag))
             serve = Serve(
                 roster=roster,
                 readers=readers,
                 admission=admission,
-                dispatch=Dispatch(decider, health, account, admission, upstreams, metrics, clock),
+                dispatch=Dispatch(
+                    decider,
+                    health,
+                    account,
+                    admission,
+                    upstreams,
+                    metrics,
+                    clock,
+                    None if shadow is None else Shadowing(shadow, metrics, say),
+                    holding,
+                ),
                 account=account,
                 credentials=credentials,
                 metrics=metrics,
                 clock=clock,
                 session_headers=config.sessions.headers,
-                reads_sessions=policy.reads_sessions,
+                reads_sessions=any(one.reads_sessions for one in policies),
                 usage_probe=config.usage_probe,
                 body_limit_bytes=int(config.limits.body_megabytes * 2**20),
+                recorder=recorder,
             )
             for replica in static.replicas(config.replicas):
                 keeper.join(replica)
             beats = [tasks.create_task(lag.run()), tasks.create_task(_keep_house(house, clock))]
             routes = Routes(serve, control(roster, readiness, credentials, clock.wall()))
             private_routes = admin(
-                metrics, receipts, readiness, lambda: [replica_entry(house, seat, clock) for seat in roster.present()]
+                metrics,
+                receipts,
+                readiness,
+                fleet=lambda: [replica_entry(house, seat, clock) for seat in roster.present()],
+                record=lambda seconds, model: recorder.stream(
+                    seconds=seconds,
+                    model=model,
+                    fleet=recorded_fleet(house, model, config.policy),
+                    clock=clock,
+                    idle=lambda: admission.in_flight == 0,
+                ),
             )
             try:
                 async with (
                     listening(private_routes, private, 1.0),
                     listening(routes, public, config.limits.drain_seconds),
                 ):
-                    yield house
+                    try:
+                        yield house
+                    finally:
+                        recorder.stop()
             finally:
                 for beat in beats:
                     beat.cancel()
@@ -303,7 +339,10 @@ async def serve(config: Config, *, log: IO[bytes] | None, say: Say | None = None
         loop.add_signal_handler(which, on_signal, which)
     tell = say or (lambda line: print(line, file=sys.stderr, flush=True))
     async with running(config, log=log, say=tell) as house:
-        tell(f"Homing listens on {house.url}, policy {config.policy}; metrics and /homing/* on {house.admin_url}")
+        shadow = "" if config.shadow_policy is None else f", shadow policy {config.shadow_policy}"
+        tell(
+            f"Homing listens on {house.url}; metrics and /homing/* on {house.admin_url}; policy {config.policy}{shadow}"
+        )
         collector = asyncio.ensure_future(keep_out_of_the_way())
         await stop.wait()
         house.readiness.draining = True
