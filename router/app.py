@@ -8,7 +8,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO
 
@@ -17,7 +17,12 @@ import zmq
 
 from router.clock import Clock, SystemClock
 from router.config import Config
+from router.control import Operator
 from router.discovery import static
+from router.discovery.file import FileSource
+from router.discovery.members import Member, sighting
+from router.discovery.membership import Membership
+from router.discovery.source import Source, follow
 from router.engines import sglang
 from router.engines.base import Dialect
 from router.engines.vllm import Vllm
@@ -230,6 +235,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
                 prover=proving,
                 say=say,
             )
+            membership, sources = Membership(keeper, say), tuple(_sources(config, clock, say))
             house = House(
                 f"http://{_shown(config.listen.host)}:{public.getsockname()[1]}",
                 f"http://{_shown(config.listen.admin_host)}:{private.getsockname()[1]}",
@@ -251,6 +257,8 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
                 seating=seating,
                 misses=misses,
                 news=news,
+                membership=membership,
+                sources=sources,
             )
             metrics.gauges.append(gauges(house, lag))
             serve = Serve(
@@ -267,12 +275,17 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
                 usage_probe=config.usage_probe,
                 body_limit_bytes=int(config.limits.body_megabytes * 2**20),
             )
-            for replica in static.replicas(config.replicas):
-                keeper.join(replica)
+            membership.seen("config", sighting(*map(Member, static.replicas(config.replicas))))
             beats = [tasks.create_task(lag.run()), tasks.create_task(_keep_house(house, clock))]
+            beats += [tasks.create_task(follow(source, membership.seen, say)) for source in sources]
             routes = Routes(serve, control(roster, readiness, credentials, clock.wall()))
             private_routes = admin(
-                metrics, receipts, readiness, lambda: [replica_entry(house, seat, clock) for seat in roster.present()]
+                metrics,
+                receipts,
+                readiness,
+                lambda: [replica_entry(house, seat, clock) for seat in roster.present()],
+                Operator(membership, seating),
+                config.auth.admin_token(),
             )
             try:
                 async with (
@@ -285,6 +298,12 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
                     beat.cancel()
                 proving.close()
                 keeper.close()
+
+
+def _sources(config: Config, clock: Clock, say: Say) -> Iterator[Source]:
+    """Where replicas are found that come and go."""
+    if config.discovery.file is not None:
+        yield FileSource(config.discovery.file, clock=clock, say=say)
 
 
 async def serve(config: Config, *, log: IO[bytes] | None, say: Say | None = None) -> None:

@@ -142,6 +142,15 @@ class Seating:
             if not is_back:
                 rooms.metrics.forget_replica(one.name)
 
+    def open_requests(self, server: ReplicaId) -> int:
+        """Our requests under way at a server, whether it is here or has left: of all its ranks."""
+        seats = {seat: kept.replica.id for seat, kept in self.kept.items()} | {one.seat: one.name for one in self._gone}
+        return sum(
+            self._rooms.ledger.own_requests(seat)
+            for seat, name in seats.items()
+            if name == server or name.startswith(f"{server}#")
+        )
+
     @property
     def leaving(self) -> int:
         """Replicas that are gone but for requests under way."""

@@ -46,6 +46,7 @@ class Replica:
     labels: Mapping[str, str] = field(default_factory=dict)
     events: EventAddress | None = None  # configured address; None: ask the replica
     engine: str | None = None  # whose language it speaks, as configured; None: to be recognised
+    ranks: int | None = None  # data-parallel engines behind the url, for a server that does not tell; None: ask it
     rank: int | None = None  # which data-parallel engine behind the url; None: the url has one engine
 
 

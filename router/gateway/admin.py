@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from router.errors import HomingError
+from router.gateway.fleet_control import Control, add_fleet_control
 from router.gateway.readiness import Readiness
 from router.gateway.receipts import Receipts
 from router.gateway.routes import add_health, bare_application
@@ -25,9 +26,11 @@ def admin(
     receipts: Receipts,
     readiness: Readiness,
     fleet: Callable[[], list[Mapping[str, object]]],
+    control: Control,
+    admin_token: str | None,
 ) -> FastAPI:
     """The ASGI application of the admin port. `fleet` tells one entry per replica."""
-    application = bare_application("Homing admin")
+    application = bare_application("Homing admin", openapi_url="/openapi.json")
     add_health(application, readiness)
 
     @application.get("/metrics")
@@ -53,4 +56,5 @@ def admin(
     async def requests(limit: int = Query(20, ge=1, le=1000)) -> Response:
         return JSONResponse({"requests": [receipt.as_json() for receipt in receipts.latest(limit)]})
 
+    add_fleet_control(application, control, admin_token)
     return application
