@@ -20,6 +20,8 @@ from router.config import Config
 from router.control import Operator
 from router.discovery import static
 from router.discovery.file import FileSource
+from router.discovery.kube_client import KubeClient
+from router.discovery.kubernetes import KubernetesSource
 from router.discovery.members import Member, sighting
 from router.discovery.membership import Membership
 from router.discovery.source import Source, follow
@@ -301,9 +303,12 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
 
 
 def _sources(config: Config, clock: Clock, say: Say) -> Iterator[Source]:
-    """Where replicas are found that come and go."""
+    """Where replicas are found that come and go. Raises ConfigError where there is no way to an API server."""
     if config.discovery.file is not None:
         yield FileSource(config.discovery.file, clock=clock, say=say)
+    if config.discovery.kubernetes is not None:
+        client = KubeClient(config.discovery.kubernetes)
+        yield KubernetesSource(config.discovery.kubernetes, client, clock=clock, say=say)
 
 
 async def serve(config: Config, *, log: IO[bytes] | None, say: Say | None = None) -> None:
