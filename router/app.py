@@ -33,6 +33,7 @@ from router.events.silence import Silence
 from router.fleet.health import Health
 from router.fleet.latency import Latency
 from router.fleet.ledger import Ledger
+from router.fleet.newcomers import Newcomers
 from router.fleet.rates import Rates
 from router.fleet.replica import Seat
 from router.fleet.roster import Roster
@@ -104,6 +105,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
     metrics = Metrics()
     roster, health, ledger, latency = Roster(), Health(), Ledger(), Latency()
     rates, sessions = Rates(), Sessions(config.sessions.max_sessions, config.sessions.idle_seconds)
+    newcomers = Newcomers(config.limits.slow_start_seconds)
     index = MemoryIndex(Budget(config.index.budget_megabytes * 2**20))
     guessed, accuracy = Guessed(index), Accuracy()
     ingest = Ingest(index, hash_seed=config.tokens.hash_seed)
@@ -129,6 +131,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
         rng=random.Random(config.seed),  # None: seeded by the system, so that no two routers draw alike
         max_in_flight=per_replica,
         open_blocks=open_blocks,
+        newcomers=newcomers,
     )
     admission = Admission(
         AdmissionLimits(
@@ -212,6 +215,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
                 health=health,
                 ledger=ledger,
                 latency=latency,
+                newcomers=newcomers,
                 rates=rates,
                 sessions=sessions,
                 accuracy=accuracy,

@@ -106,7 +106,7 @@ class ListedReplica(ReplicaSettings):
 
 
 class KubernetesSettings(_Section):
-    """Replicas that are pods. Needs `pip install homing[kubernetes]` and rights to list and watch (k8s/base/rbac.yaml).
+    """Replicas that are pods. Needs `pip install homing[kubernetes]` and rights to list and watch (k8s/rbac/rbac.yaml).
 
     Annotations of a pod tell what the engine does not: homing/port, homing/role, homing/engine, homing/event-port,
     homing/replay-port, homing/event-topic, homing/ranks.
@@ -154,6 +154,8 @@ class Limits(_Section):
     max_in_flight_per_replica: Annotated[int, Field(gt=0)] = 1_024  # engines queue well; this guards against the absurd
     queue_length: Annotated[int, Field(ge=0)] = 1_000
     queue_wait_seconds: Seconds = 30.0
+    # Over how long a newcomer's share of the load grows to that of the others: router/fleet/newcomers.py. 0: at once.
+    slow_start_seconds: Annotated[float, Field(ge=0)] = 30.0
     # After SIGTERM, how long /ready says no while requests are still taken: a load balancer's probe interval and more.
     notice_seconds: Annotated[float, Field(ge=0)] = 5.0
     drain_seconds: Seconds = 30.0  # how long a stop waits for open streams

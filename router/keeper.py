@@ -284,6 +284,7 @@ class Keeper:
             kept.deaf = kept.mute = None
         if not kept.told and known.models:
             kept.told = True
+            rooms.newcomers.came(seat, self._clock.now())
             self._say(self._introduction(kept, known, address))
 
     def _restarted(self, seat: Seat, teller: str) -> None:
@@ -296,6 +297,7 @@ class Keeper:
         rooms.rates.forget(seat)
         rooms.sessions.forget(seat)
         rooms.guessed.clear(seat)
+        rooms.newcomers.came(seat, self._clock.now())
         self._prover.restarted(seat)
         rooms.trust.refresh(seat)
 

@@ -18,6 +18,7 @@ from router.fleet.foreign import Foreign
 from router.fleet.health import Health
 from router.fleet.latency import Latency
 from router.fleet.ledger import Ledger
+from router.fleet.newcomers import Newcomers
 from router.fleet.rates import Rates
 from router.fleet.replica import Replica, ReplicaId, Seat
 from router.fleet.restarts import Restarts
@@ -41,6 +42,7 @@ class Rooms:
     health: Health
     ledger: Ledger
     latency: Latency
+    newcomers: Newcomers
     rates: Rates
     sessions: Sessions
     accuracy: Accuracy

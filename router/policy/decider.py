@@ -22,7 +22,7 @@ from router.policy.candidate import Ask, Candidates, KeyArray, id_keys
 from router.policy.decision import Decision, Whole
 from router.policy.pickers import Turn
 from router.policy.pipeline import Policy
-from router.policy.sources import Health, Ledger, Rates, Roster, Sessions, Trusts, UsedBlocks
+from router.policy.sources import Health, Ledger, Newcomers, Rates, Roster, Sessions, Trusts, UsedBlocks
 
 # A fleet has one pattern of trust while all is well; this many are kept while replicas join and catch up.
 REMEMBERED_BELIEFS = 32
@@ -90,6 +90,7 @@ class Decider:
         rng: Random,
         max_in_flight: int | None = None,  # open requests per replica
         open_blocks: UsedBlocks | None = None,  # for a policy that reads them
+        newcomers: Newcomers | None = None,  # None: whoever comes gets what its price draws
     ) -> None:
         self.policy = policy
         self._roster = roster
@@ -102,6 +103,7 @@ class Decider:
         self._rng = rng
         self._max_in_flight = max_in_flight
         self._open_blocks = open_blocks
+        self._newcomers = newcomers
         self._fleets: dict[str, _Fleet] = {}
         self._known: dict[str, _Known] = {}
         self._fleets_version = -1
@@ -122,6 +124,10 @@ class Decider:
             if not len(rows):
                 raise self._refusal(ask, seats, now_seconds)
         held, slower, expected = self._matched(ask, fleet)
+        newcomers = self._newcomers
+        if newcomers is not None and now_seconds < newcomers.settled_at_seconds:
+            allowed = newcomers.eased(seats, allowed, open_requests, expected, now_seconds)
+            rows = allowed.nonzero()[0]
         used = shared = fleet.no_tokens
         if self._open_blocks is not None:
             used, shared = self._open_blocks.tokens_of(seats), self._shared(ask, fleet, self._open_blocks)
