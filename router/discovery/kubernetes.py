@@ -42,7 +42,7 @@ SHORTEST_WATCH_SECONDS = 1.0
 END_SECONDS = 2.0  # for the thread to end when the house is closed
 REMEDIES = {
     401: "The token or certificate is not accepted.",
-    403: "Give the service account a Role that may list and watch them: k8s/base/rbac.yaml.",
+    403: "Give the service account a Role that may list and watch them: k8s/rbac/rbac.yaml.",
     404: "The API server does not know this list; is it a Kubernetes of 1.21 or later?",
 }
 

@@ -166,7 +166,7 @@ async def test_who_may_not_list_is_told_what_to_grant_and_sees_once_it_may(clust
     await cluster.pod("a")
     cluster.server.forbidden = True
     async with watching(cluster) as one:
-        await one.until(lambda: any("403 Forbidden" in line and "k8s/base/rbac.yaml" in line for line in one.said))
+        await one.until(lambda: any("403 Forbidden" in line and "k8s/rbac/rbac.yaml" in line for line in one.said))
         cluster.server.forbidden = False
         await one.until_names("a")
         assert len([line for line in one.said if "not seen" in line]) == 1

@@ -1,6 +1,6 @@
 """A namespace of a real API server, with our own RBAC in it and pods that stand on a node nobody runs.
 
-What kubelets would write, the tests write. Homing asks with a token of the service account in k8s/base/rbac.yaml.
+What kubelets would write, the tests write. Homing asks with a token of the service account in k8s/rbac/rbac.yaml.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from kubernetes.client.exceptions import ApiException
 
 from tests.real_kube.server import Server
 
-RBAC = Path(__file__).resolve().parents[2] / "k8s" / "base" / "rbac.yaml"
+RBAC = Path(__file__).resolve().parents[2] / "k8s" / "rbac" / "rbac.yaml"
 NODE = "homing-test"
 
 

@@ -1,17 +1,20 @@
-"""Discovery against a real API server, with the rights that k8s/base/rbac.yaml gives and no others."""
+"""Discovery against a real API server, with the rights that k8s/rbac/rbac.yaml gives and no others."""
 
 from __future__ import annotations
 
 import asyncio
+import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any  # the official client's types change with each release
 
 import pytest
+import yaml
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 
 from tests.discovery.kube_contract import KubernetesContract, watching
+from tests.k8s.manifests import text
 from tests.real_kube.cluster import RealCluster
 from tests.real_kube.server import Server, Unavailable
 
@@ -63,7 +66,7 @@ async def test_the_token_of_our_service_account_may_list_and_watch_and_no_more(c
             refused()
         assert fault.value.status == 403
     async with watching(cluster, namespace="default") as one:
-        await one.until(lambda: any("403" in line and "k8s/base/rbac.yaml" in line for line in one.said))
+        await one.until(lambda: any("403" in line and "k8s/rbac/rbac.yaml" in line for line in one.said))
 
 
 async def test_a_service_finds_its_pods_through_the_slices_that_the_controller_makes(cluster: RealCluster) -> None:
@@ -84,3 +87,15 @@ async def test_a_service_finds_its_pods_through_the_slices_that_the_controller_m
         await one.until_names("p1 drains", "p2")
         await cluster.delete("p1")
         await one.until_names("p2")
+
+
+@pytest.mark.parametrize("build", ["base", "overlays/sim"])
+async def test_the_server_accepts_what_kubectl_builds(build: str, server: Server, cluster: RealCluster) -> None:
+    manifests = yaml.safe_load_all(text(build))
+    placed = [{**one, "metadata": {**one["metadata"], "namespace": cluster.namespace}} for one in manifests]
+    command = ["kubectl", "--kubeconfig", str(server.kubeconfig), "apply", "--dry-run=server", "-f", "-"]
+    told = await asyncio.to_thread(
+        subprocess.run, command, input=yaml.safe_dump_all(placed), capture_output=True, text=True, timeout=60
+    )
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.count("(server dry run)") == len(placed)
