@@ -226,9 +226,10 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
                 silence=silence,
                 admission=admission,
                 metrics=metrics,
+                misses=misses,
                 upstreams=upstreams,
             )
-            seating = Seating(config, rooms)
+            seating = Seating(config, rooms, clock)
             keeper = Keeper(
                 config,
                 rooms,
