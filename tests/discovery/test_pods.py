@@ -18,11 +18,14 @@ BY_SERVICE = KubernetesSettings(service="vllm")
 
 
 def pod(
-    name: str = "a", ip: str = "10.0.0.1", ports: tuple[tuple[str, int], ...] = (("http", 8000),), **annotations: str
+    name: str = "a",
+    ip: str = "10.0.0.1",
+    ports: tuple[tuple[str, int], ...] = (("http", 8000),),
+    noted: Mapping[str, str] | None = None,
 ) -> Pod:
     return msgspec.convert(
         {
-            "metadata": {"name": name, "annotations": {f"homing/{key}": text for key, text in annotations.items()}},
+            "metadata": {"name": name, "annotations": {f"homing/{key}": text for key, text in (noted or {}).items()}},
             "spec": {"containers": [{"ports": [{"name": key, "containerPort": port} for key, port in ports]}]},
             "status": {"phase": "Running", "podIP": ip, "conditions": [{"type": "Ready", "status": "True"}]},
         },
@@ -59,12 +62,14 @@ def test_the_port_is_annotated_or_configured_or_the_first_there_is() -> None:
     assert url(pods.members([one], BY_SELECTOR)) == "http://10.0.0.1:9100"
     assert url(pods.members([one], KubernetesSettings(selector="a=b", port="http"))) == "http://10.0.0.1:8000"
     assert url(pods.members([one], KubernetesSettings(selector="a=b", port=7000))) == "http://10.0.0.1:7000"
-    assert url(pods.members([pod(port="6000")], KubernetesSettings(selector="a=b", port=7000))).endswith(":6000")
+    assert url(pods.members([pod(noted={"port": "6000"})], KubernetesSettings(selector="a=b", port=7000))).endswith(
+        ":6000"
+    )
 
 
 def test_an_ipv6_pod_is_addressed_in_brackets_for_http_and_for_events() -> None:
     noted = {"event-port": "5557", "replay-port": "5558", "event-topic": "kv"}
-    seen = pods.members([pod(ip="fd00::1", **noted)], KubernetesSettings(selector="a=b", scheme="https"))
+    seen = pods.members([pod(ip="fd00::1", noted=noted)], KubernetesSettings(selector="a=b", scheme="https"))
     assert url(seen) == "https://[fd00::1]:8000"
     heard = EventAddress("tcp://[fd00::1]:5557", "tcp://[fd00::1]:5558", "kv")
     assert seen.members[ReplicaId("a")].replica.events == heard
@@ -74,11 +79,11 @@ def test_an_ipv6_pod_is_addressed_in_brackets_for_http_and_for_events() -> None:
     ("one", "fault"),
     [
         (pod(ports=()), "it declares no port; set discovery.kubernetes.port, or annotate it with homing/port"),
-        (pod(port="0"), "homing/port is '0', but must be a port"),
-        (pod(engine="tgi"), "homing/engine is 'tgi', but must be vllm or sglang"),
-        (pod(ranks="many"), "homing/ranks is 'many', but must be a number from 1 to 256"),
-        (pod(rnak="1"), "homing/rnak is not known here; known are engine, event-port"),
-        (pod(**{"replay-port": "5558"}), "homing/replay-port is there but homing/event-port is not"),
+        (pod(noted={"port": "0"}), "homing/port is '0', but must be a port"),
+        (pod(noted={"engine": "tgi"}), "homing/engine is 'tgi', but must be vllm or sglang"),
+        (pod(noted={"ranks": "many"}), "homing/ranks is 'many', but must be a number from 1 to 256"),
+        (pod(noted={"rnak": "1"}), "homing/rnak is not known here; known are engine, event-port"),
+        (pod(noted={"replay-port": "5558"}), "homing/replay-port is there but homing/event-port is not"),
     ],
 )
 def test_a_pod_whose_notes_cannot_be_used_is_left_out_and_named_and_the_others_are_there(one: Pod, fault: str) -> None:

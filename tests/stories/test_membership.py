@@ -134,3 +134,28 @@ async def test_without_a_configured_token_nobody_may_change_the_fleet() -> None:
         answer = await one.http.delete(f"{one.house.admin_url}/homing/replicas/r0", headers=TOKEN)
         assert (answer.status_code, answer.json()["error"]["code"]) == (403, "no_admin_token")
         assert known(one) == ["r0"]
+
+
+async def test_a_replica_that_comes_and_goes_leaves_nothing_behind() -> None:
+    fleet = fleet_config(replicas=2)
+    async with serving(fleet), house(fleet, 0) as one:
+        index, roster = one.house.index, one.house.roster
+        await served_by(one)
+        tasks = len(asyncio.all_tasks())
+        slots = index.slots.count
+        for _ in range(5):
+            await control(one, "POST", "replicas", url=one.replica_url(1), id="r1")
+            await one.settled()
+            assert "r1" in await served_by(one)
+            seat = roster.present()[1]
+            assert index.held_blocks(seat) > 0
+            await control(one, "DELETE", "replicas/r1")
+            await one.until(lambda: not one.house.seating.leaving)
+            assert index.held_blocks(seat) == 0
+        await one.until(lambda: not index.purge(1000))
+        assert index.slots.count <= slots + 2  # a slot is another's only once its purge is complete (R 4.2)
+        await one.until(lambda: len(asyncio.all_tasks()) <= tasks)  # its probe, its stream and its proof have ended
+        assert known(one) == ["r0"]
+        metrics = (await one.http.get(f"{one.house.admin_url}/metrics")).text
+        assert 'replica="r1"' not in metrics
+        await one.nothing_left()
