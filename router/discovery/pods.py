@@ -1,8 +1,8 @@
 """From pods to members: a pod that is ready is there, one that is being deleted drains, one that is not ready is not.
 
-A pod that is neither ready nor new is left, not drained: it is asked for nothing new either way, and what is under way
-there may end either way. What a replica that left held is forgotten, so a readiness probe that fails under load costs
-the pod's warmth: give an engine's probe time.
+A pod that is not ready leaves rather than drains: it is sent nothing new either way, and what is under way there may end
+either way. What a replica that left held is forgotten, so a readiness probe that fails under load costs the pod's
+warmth: give an engine's probe time.
 
 Pure.
 """

@@ -124,10 +124,10 @@ class Decider:
             if not len(rows):
                 raise self._refusal(ask, seats, now_seconds)
         held, slower, expected = self._matched(ask, fleet)
-        newcomers = self._newcomers
+        newcomers, eased = self._newcomers, False
         if newcomers is not None and now_seconds < newcomers.settled_at_seconds:
-            allowed = newcomers.eased(seats, allowed, open_requests, expected, now_seconds)
-            rows = allowed.nonzero()[0]
+            fewer = newcomers.eased(seats, allowed, open_requests, expected, now_seconds).nonzero()[0]
+            rows, eased = fewer, len(fewer) < len(rows)
         used = shared = fleet.no_tokens
         if self._open_blocks is not None:
             used, shared = self._open_blocks.tokens_of(seats), self._shared(ask, fleet, self._open_blocks)
@@ -163,6 +163,8 @@ class Decider:
         if turn is None:
             turn = self._turns[ask.model] = Turn(self._rng)
         row, rule, total_seconds = self.policy.choose(candidates, rows, turn)
+        if eased:
+            rule = f"slow_start+{rule}"
         turn.last_seat = Seat(seats.item(row))
         return Whole(candidates, row, fleet.block_sizes[row], self.policy, rule, total_seconds)
 

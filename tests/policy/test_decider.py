@@ -141,7 +141,10 @@ def test_a_newcomer_is_passed_over_until_its_share_has_grown_but_for_what_is_war
     house.newcomers.came(Seat(2), 9.0)
     for seat in (0, 0, 1, 1, 2):
         house.charge(seat, uncached_tokens=100)
-    assert house.ask().replica in ("r0", "r1")
+    eased = house.ask()
+    assert eased.replica in ("r0", "r1")
+    assert eased.reason.startswith("slow_start+")
+    assert [entry["allowed"] for entry in eased.explain()] == [True] * 3
     house.warm(2, blocks=100)
     assert house.ask().replica == "r2"
     assert house.ask(exclude=frozenset({Seat(0), Seat(1)})).replica == "r2"
