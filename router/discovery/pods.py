@@ -1,7 +1,7 @@
 """From pods to members: a pod that is ready is there, one that is being deleted drains, one that is not ready is not.
 
-A pod that is not ready leaves rather than drains: it is sent nothing new either way, and what is under way there may end
-either way. What a replica that left held is forgotten, so a readiness probe that fails under load costs the pod's
+A pod that is not ready leaves rather than drains: it is sent nothing new either way, and what is under way there may
+end either way. What a replica that left held is forgotten, so a readiness probe that fails under load costs the pod's
 warmth: give an engine's probe time.
 
 Pure.
