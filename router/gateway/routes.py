@@ -98,9 +98,9 @@ def add_health(application: FastAPI, readiness: Readiness) -> None:
         return JSONResponse(told, status_code=503 if waiting else 200)
 
 
-def bare_application(title: str, hot: Iterable[str] = ()) -> FastAPI:
+def bare_application(title: str, hot: Iterable[str] = (), openapi_url: str | None = None) -> FastAPI:
     """A FastAPI application whose own errors have OpenAI's shape too."""
-    application = FastAPI(title=title, openapi_url=None, docs_url=None, redoc_url=None)
+    application = FastAPI(title=title, openapi_url=openapi_url, docs_url=None, redoc_url=None)
 
     @application.exception_handler(HomingError)
     async def ours(_request: Request, fault: HomingError) -> Response:

@@ -142,6 +142,14 @@ class Accuracy:
         self._truth[seat] = Trust.EXACT
         self._belief[seat] = PRIOR_BELIEF
 
+    def forget(self, seat: Seat) -> None:
+        """Another replica may take the seat: the totals go too."""
+        self.restarted(seat)
+        for column in (self.judged, self.exact, self.error_blocks, *self.unjudged.values()):
+            column[seat] = 0
+        self._errors[seat] = [0] * (len(ERROR_BOUNDS) + 1)
+        self._causes[seat] = Counter()
+
     def judge(
         self,
         seat: Seat,

@@ -21,6 +21,7 @@ from router.events.kinds import Cleared, EngineHash, Removed, Stored
 from router.events.silence import Silence
 from router.fleet.health import Health
 from router.fleet.ledger import Ledger
+from router.fleet.newcomers import Newcomers
 from router.fleet.rates import Rates
 from router.fleet.replica import Facts, Replica, ReplicaId, Seat, ServedModel
 from router.fleet.roster import Roster
@@ -67,6 +68,7 @@ class Setup:
     hears_events: bool = True  # else caches are guessed from what was sent
     prior_tokens_per_second: float = 8_000.0
     max_in_flight: int | None = None
+    slow_start_seconds: float = 0.0
 
 
 class Brain:
@@ -79,6 +81,7 @@ class Brain:
         self._roster, self._health, self._ledger = Roster(), Health(), Ledger()
         self._rates = Rates(prior_tokens_per_second=setup.prior_tokens_per_second)
         self._sessions = Sessions()
+        self._newcomers = Newcomers(setup.slow_start_seconds)
         self.index = MemoryIndex(Budget(1 << 34))
         self._guessed, self.accuracy = Guessed(self.index), Accuracy()
         self._ingest = Ingest(self.index, hash_seed=0)
@@ -103,6 +106,7 @@ class Brain:
             rng=Random(seed),
             max_in_flight=setup.max_in_flight,
             open_blocks=self.open_blocks,
+            newcomers=self._newcomers,
         )
         silence, counters = Silence(), Counters(self.accuracy)
         self.misses = Misses(self.index, self._ingest, self.accuracy, counters, silence)
@@ -239,6 +243,7 @@ class Brain:
         self._advance(now)
         seat = Seat(replica)
         self._health.drain(seat, False)
+        self._newcomers.came(seat, now)
         self._health.probe_succeeded(seat, now)
         self._numbers[replica] = 0
         self._replaying.discard(replica)

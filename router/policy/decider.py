@@ -24,7 +24,7 @@ from router.policy.candidate import Ask, Candidates, KeyArray, id_keys
 from router.policy.decision import Decision, Whole
 from router.policy.pickers import Turn
 from router.policy.pipeline import Policy
-from router.policy.sources import Health, Ledger, Rates, Roster, Sessions, Trusts, UsedBlocks
+from router.policy.sources import Health, Ledger, Newcomers, Rates, Roster, Sessions, Trusts, UsedBlocks
 
 # A fleet has one pattern of trust while all is well; this many are kept while replicas join and catch up.
 REMEMBERED_BELIEFS = 32
@@ -96,6 +96,7 @@ class Decider:
         rng: Random,
         max_in_flight: int | None = None,  # open requests per replica
         open_blocks: UsedBlocks | None = None,  # for a policy that reads them
+        newcomers: Newcomers | None = None,  # None: whoever comes gets what its price draws
     ) -> None:
         self.policy = policy
         self._roster = roster
@@ -108,6 +109,7 @@ class Decider:
         self._rng = rng
         self._max_in_flight = max_in_flight
         self._open_blocks = open_blocks
+        self._newcomers = newcomers
         self._fleets: dict[str, _Fleet] = {}
         self._known: dict[str, _Known] = {}
         self._fleets_version = -1
@@ -128,6 +130,10 @@ class Decider:
             if not len(rows):
                 raise self._refusal(ask, seats, now_seconds)
         held, slower, expected = self._matched(ask, fleet)
+        newcomers, eased = self._newcomers, False
+        if newcomers is not None and now_seconds < newcomers.settled_at_seconds:
+            fewer = newcomers.eased(seats, allowed, open_requests, expected, now_seconds).nonzero()[0]
+            rows, eased = fewer, len(fewer) < len(rows)
         used = shared = fleet.no_tokens
         if self._open_blocks is not None:
             used = self._open_blocks.tokens_of(seats)
@@ -165,6 +171,8 @@ class Decider:
         if turn is None:
             turn = self._turns[ask.model] = Turn(self._rng)
         row, rule, total_seconds = self.policy.choose(candidates, rows, turn)
+        if eased:
+            rule = f"slow_start+{rule}"
         turn.last_seat = Seat(seats.item(row))
         return Whole(candidates, row, fleet.block_sizes[row], self.policy, rule, total_seconds)
 
