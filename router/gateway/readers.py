@@ -25,7 +25,7 @@ class Readers:
 
     def source(self, base: str) -> str:
         """Where the model's tokens come from now: local, engine or none."""
-        return self._readers.get(base, self._fallback).kind.value
+        return self._readers.get(base, self._fallback).kind
 
     async def read(self, request: InferenceRequest, served: ServedModel) -> Prompt:
         """The prompt, hashed once for each block size among the model's replicas."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from itertools import repeat
 
 from router.fleet.replica import Seat
 from router.index.lookup import depths
@@ -58,13 +59,10 @@ class OpenLeases:
         first = depths(self.masks.get, hashes, bit, min(from_block, len(hashes)))[0][0]
         entry = self._leases[lease] = _Lease(hashes, first, bit)
         self._by_bit.setdefault(bit, {})[lease] = entry
-        masks = self.masks
-        added = hashes[first:]
-        if masks.keys().isdisjoint(added):
-            masks.update(dict.fromkeys(added, bit))
-            return
-        for block in added:
-            masks[block] = masks.get(block, 0) | bit
+        masks, lent = self.masks, hashes[first:]
+        before = list(map(masks.setdefault, lent, repeat(bit)))
+        if before.count(bit) != len(lent):  # others are lent some of them too, which is rare
+            masks.update({block: mask | bit for block, mask in zip(lent, before, strict=True)})
 
     def lenders(self, seat: Seat, hashes: BlockHashes, at: int) -> list[int]:
         """Which leases lend the seat block `at` of a prompt. Walks the seat's open leases."""
@@ -110,17 +108,10 @@ class OpenLeases:
         heir = _heir(gone, rest)
         if heir is not None:
             first, heir.first = heir.first, first
-        masks = self.masks
-        lent = gone.hashes[first:]
-        if list(map(masks.get, lent)).count(bit) == len(lent):  # nobody else is lent any of them, as is usual
-            deque(map(masks.__delitem__, lent), maxlen=0)
-            return
-        for block in lent:
-            mask = masks.get(block, 0) & ~bit
-            if mask:
-                masks[block] = mask
-            else:
-                masks.pop(block, None)
+        masks, lent = self.masks, gone.hashes[first:]
+        before = list(map(masks.pop, lent, repeat(bit)))
+        if before.count(bit) != len(lent):  # others are lent some of them too
+            masks.update({block: mask & ~bit for block, mask in zip(lent, before, strict=True) if mask != bit})
 
 
 def _heir(gone: _Lease, rest: dict[int, _Lease]) -> _Lease | None:
