@@ -66,8 +66,8 @@ class Serve:
         exchange = self._account.arrive(endpoint, client.headers)
         try:
             self._credentials.check(first(client.headers, b"authorization"))
-            body = await client.body(self._body_limit_bytes)
-            async with client:
+            with client:
+                body = await client.body(self._body_limit_bytes)
                 await self._journey(client, exchange, body)
         except HomingError as fault:
             exchange.fault = fault

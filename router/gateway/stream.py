@@ -22,7 +22,6 @@ Withheld streams are forwarded in whole events. An event over 1 MiB passes unrea
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 import msgspec
 
@@ -42,8 +41,7 @@ _BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """What an engine says a request took, in tokens. None is unknown, which is not 0 (R 5.1)."""
 
     prompt_tokens: int | None

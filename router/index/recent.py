@@ -18,8 +18,9 @@ Blocks of a seat that was cleared carry its old bit: invisible at once, gone wit
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from itertools import repeat
+
+import msgspec
 
 from router.fleet.replica import Seat
 from router.index.lookup import depths
@@ -29,8 +30,7 @@ from router.prompt.blocks import BlockHashes
 GRACE_SECONDS = 2.0  # from the first token until the events must have told
 
 
-@dataclass(slots=True)
-class _Lease:
+class _Lease(msgspec.Struct, gc=False):
     """Mutable: `first` moves up when the lease inherits."""
 
     hashes: BlockHashes

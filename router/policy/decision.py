@@ -70,8 +70,8 @@ class Whole(msgspec.Struct, frozen=True, eq=False, gc=False):
     @property
     def uncached_tokens(self) -> int:
         """Prefill work to charge: all prompts of the body, less the cached tokens that trust lets us count on."""
-        columns = self.candidates
-        believed_tokens = int(self.expected_cached_tokens * columns.belief.item(self.row))
+        columns, row = self.candidates, self.row
+        believed_tokens = int(columns.expected_tokens.item(row) * columns.belief.item(row))
         return columns.prompt_tokens + columns.other_tokens - believed_tokens
 
     @property

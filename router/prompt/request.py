@@ -144,7 +144,7 @@ def engine_body(request: InferenceRequest, *, ask_usage: bool) -> tuple[Sequence
     if ask_usage and request.stream and not request.wants_usage and not request.continuous_usage:
         edits.append(_usage_edit(request.members))
         splices.append(INCLUDE_USAGE)
-    if (removal := _report_mode(request.members)) is not None:
+    if "vllm_xargs" in request.members.spans and (removal := _report_mode(request.members)) is not None:
         edits.append((*removal, b""))
         splices.append(REPORT_MODE)
     if not edits:
