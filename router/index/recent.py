@@ -59,6 +59,8 @@ class OpenLeases:
         first = depths(self.masks.get, hashes, bit, min(from_block, len(hashes)))[0][0]
         entry = self._leases[lease] = _Lease(hashes, first, bit)
         self._by_bit.setdefault(bit, {})[lease] = entry
+        if first == len(hashes):
+            return  # it may inherit
         masks, lent = self.masks, hashes[first:]
         before = list(map(masks.setdefault, lent, repeat(bit)))
         if before.count(bit) != len(lent):  # others are lent some of them too, which is rare
@@ -105,9 +107,10 @@ class OpenLeases:
         del rest[lease]
         if not rest:
             del self._by_bit[bit]
-        heir = _heir(gone, rest)
-        if heir is not None:
+        elif (heir := _heir(gone, rest)) is not None:
             first, heir.first = heir.first, first
+        if first == len(gone.hashes):
+            return
         masks, lent = self.masks, gone.hashes[first:]
         before = list(map(masks.pop, lent, repeat(bit)))
         if before.count(bit) != len(lent):  # others are lent some of them too

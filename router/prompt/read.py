@@ -196,13 +196,13 @@ def _beyond_reading(request: InferenceRequest) -> Unpredicted | None:
     return None
 
 
-def _asked(request: InferenceRequest) -> memoryview:
+def _asked(request: InferenceRequest) -> bytes | memoryview:
     """The raw messages, prompt or input of a request."""
     for name in ("messages", request.prompt_field, "input"):
         raw = request.members.raw(name)
         if raw is not None:
             return raw
-    return memoryview(b"")
+    return b""
 
 
 def _estimated_tokens(request: InferenceRequest) -> tuple[int, int]:

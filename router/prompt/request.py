@@ -164,7 +164,7 @@ def _refuse_repeated(members: Members, names: frozenset[str], within: str) -> No
 
 
 def _decode(members: Members, name: str, decoder: msgspec.json.Decoder[T], wanted: str, within: str = "") -> T | None:
-    raw = members.copy(name)
+    raw = members.raw(name)
     if raw is None:
         return None
     try:
