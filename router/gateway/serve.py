@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+from functools import partial
 from typing import Any
 
 from router.clock import Clock
@@ -131,7 +132,7 @@ class Serve:
                     self._account.explain_headers(exchange),
                     withhold_usage=withhold_usage,
                     native=exchange.endpoint is Endpoint.GENERATE,
-                    on_tokens=lambda: self._account.tokens(exchange),
+                    on_tokens=partial(self._account.tokens, exchange),
                 )
             except UpstreamError:
                 self._dispatch.died(answer)
