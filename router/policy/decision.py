@@ -113,7 +113,7 @@ class Whole(msgspec.Struct, frozen=True, eq=False, gc=False):
     def byte_size(self) -> int:
         """Bytes this decision keeps alive, the ids left out, as all decisions share them."""
         columns = self.candidates
-        rows = len(columns)
+        rows = len(columns.ids)
         # Six columns of its own and the total at 8 bytes, one column at 1; those of the fleet are shared like the ids.
         # Two more where the policy reads open blocks; else one column of zeros is the fleet's, and stands for both.
         counted = 7 if columns.used_tokens is columns.shared_tokens else 9
