@@ -7,6 +7,7 @@ import contextlib
 import os
 import random
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -57,7 +58,7 @@ from router.gateway.serve import Serve
 from router.gateway.trust import EffectiveTrust
 from router.gateway.trust_news import TrustNews
 from router.gateway.upstream import Upstream
-from router.house import House, gauges, replica_entry
+from router.house import House, gauges, replica_entry, routers_entry
 from router.index.accuracy import Accuracy
 from router.index.base import Trust
 from router.index.budget import Budget
@@ -74,6 +75,7 @@ from router.prompt.blocks import BlockHasher
 from router.prompt.read import PromptReader
 from router.proving import Proving
 from router.seating import Rooms, Seating
+from router.sharing.redis import Line
 
 # The engines whose language Homing speaks, in the order in which an unknown replica is held against them.
 DIALECTS: tuple[Dialect, ...] = (Vllm(), *sglang.RELEASES)
@@ -242,6 +244,20 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
                 prover=proving,
                 say=say,
             )
+            line = None
+            if config.shared.redis_url is not None:
+                line = Line(
+                    config.shared,
+                    f"{socket.gethostname()}:{public.getsockname()[1]}",
+                    roster=roster,
+                    ledger=ledger,
+                    rates=rates,
+                    freed=admission.nudge,
+                    clock=clock,
+                    counts=metrics.shared,
+                    say=say,
+                    rng=random.Random(),
+                )
             membership, sources = Membership(keeper, say), tuple(_sources(config, clock, say))
             house = House(
                 f"http://{_shown(config.listen.host)}:{public.getsockname()[1]}",
@@ -266,6 +282,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
                 news=news,
                 membership=membership,
                 sources=sources,
+                line=line,
             )
             metrics.gauges.append(gauges(house, lag))
             serve = Serve(
@@ -285,12 +302,15 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
             membership.seen("config", sighting(*map(Member, static.replicas(config.replicas))))
             beats = [tasks.create_task(lag.run()), tasks.create_task(_keep_house(house, clock))]
             beats += [tasks.create_task(follow(source, membership.seen, say)) for source in sources]
+            if line is not None:
+                beats.append(tasks.create_task(line.run()))
             routes = Routes(serve, control(roster, readiness, credentials, clock.wall()))
             private_routes = admin(
                 metrics,
                 receipts,
                 readiness,
                 lambda: [replica_entry(house, seat, clock) for seat in roster.present()],
+                lambda: routers_entry(house.line, clock),
                 Operator(membership, seating),
                 config.auth.admin_token(),
             )

@@ -24,6 +24,7 @@ from router.errors import ConfigError
 from router.explain import show
 from router.lab import compare
 from router.policy import load
+from router.sharing.redis import missing_client
 from router.sim import server as sim_server
 
 EXPLAIN_WIDTH = 140  # a candidate a line, whatever the terminal
@@ -54,6 +55,15 @@ Replicas that come and go are found (`discovery` in the file), with or without s
 
 In a pod the service account is used, elsewhere the kubeconfig. A replica that leaves is sent nothing new, and what is
 under way there ends; a newcomer's share of the load grows over limits.slow_start_seconds.
+
+Several routers before one fleet each hear all KV events, but not each other's requests. Give them one Redis or Valkey:
+
+\b
+  homing serve homing.yaml --redis redis://cache:6379/0
+
+Each then counts what the others have open where, within some tens of milliseconds, and starts from the speeds they
+have learned. No request waits for Redis; while it is away each router works alone and says so. All must call a
+replica by the same id. A password comes from the variable that shared.password_env names.
 """
 
 
@@ -79,6 +89,9 @@ def main() -> None:
 @click.option(
     "--kubeconfig", metavar="FILE", help="The way to the API server.  [default: the service account, or yours]"
 )
+@click.option(
+    "--redis", "redis_url", metavar="URL", help="Where routers tell each other their load.  [default: nowhere]"
+)
 @click.option("--policy", help="A shelf name (see `homing policies`) or a YAML file.  [default: cache_aware]")
 @click.option("--tokenizer", metavar="DIR|HF_ID|auto", help="Where the model's tokenizer.json is.  [default: auto]")
 @click.option("--host", help="Where to listen.  [default: 0.0.0.0]")
@@ -94,6 +107,7 @@ def serve(
     namespace: str | None,
     replica_port: str | None,
     kubeconfig: str | None,
+    redis_url: str | None,
     policy: str | None,
     tokenizer: str | None,
     host: str | None,
@@ -102,7 +116,7 @@ def serve(
     quiet: bool,
 ) -> None:
     discovery = _discovery(replicas_file, pods, service, namespace, replica_port, kubeconfig)
-    settings = _settings(config_file, replicas, discovery, policy, tokenizer, host, port, admin_port)
+    settings = _settings(config_file, replicas, discovery, redis_url, policy, tokenizer, host, port, admin_port)
     _run(app.serve(settings, log=None if quiet else sys.stdout.buffer))
 
 
@@ -123,9 +137,13 @@ def check(config_file: Path) -> None:
     if faults:
         raise click.ClickException("\n".join(faults))
     found = "".join(f", more from {where}" for where in _discovered(settings, faults))
+    shared = ""
+    if settings.shared.redis_url is not None:
+        shared = f" Load is shared through {settings.shared.redis_url} as {settings.shared.name} (not asked)."
+        faults.extend(missing_client())
     if faults:
         raise click.ClickException("\n".join(faults))
-    click.echo(f"{config_file}: good. {len(settings.replicas)} replicas{found}, policy {settings.policy}.")
+    click.echo(f"{config_file}: good. {len(settings.replicas)} replicas{found}, policy {settings.policy}.{shared}")
 
 
 def _discovered(settings: config.Config, faults: list[str]) -> Iterator[str]:
@@ -228,6 +246,7 @@ def _settings(
     config_file: Path | None,
     replicas: tuple[str, ...],
     discovery: dict[str, Any],
+    redis_url: str | None,
     policy: str | None,
     tokenizer: str | None,
     host: str | None,
@@ -243,6 +262,8 @@ def _settings(
         overrides["replicas"] = [{"url": url} for url in replicas]
     if discovery:
         overrides["discovery"] = discovery
+    if redis_url:
+        overrides["shared"] = {"redis_url": redis_url}
     if policy:
         overrides["policy"] = policy
     try:

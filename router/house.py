@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from prometheus_client.metrics_core import Metric
@@ -34,6 +34,7 @@ from router.keeper import Keeper
 from router.metrics import gauge_family
 from router.proving import Proving
 from router.seating import Seating
+from router.sharing.redis import Line
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class House:
     news: TrustNews
     membership: Membership
     sources: tuple[Source, ...]
+    line: Line | None  # to other routers; None: this one works alone
 
 
 def gauges(house: House, lag: LoopLag) -> Callable[[], Iterable[Metric]]:
@@ -69,9 +71,10 @@ def gauges(house: House, lag: LoopLag) -> Callable[[], Iterable[Metric]]:
         leases = gauge_family("homing_leases_open", "Requests in flight, by replica.", ("replica",))
         foreign = gauge_family(
             "homing_foreign_requests",
-            "Requests open on a replica that this router did not send, as it tells.",
+            "Requests open on a replica that no known router sent, as it tells.",
             ("replica",),
         )
+        peers = gauge_family("homing_peer_requests", "Requests other routers have open on a replica.", ("replica",))
         trusts = gauge_family("homing_replica_trust", "1 for the trust each replica has now.", ("replica", "state"))
         coverage = gauge_family(
             "homing_event_coverage_ratio", "Share of the last stored runs whose place was known.", ("replica",)
@@ -80,6 +83,7 @@ def gauges(house: House, lag: LoopLag) -> Callable[[], Iterable[Metric]]:
             name = house.roster.replica(seat).id
             leases.add_metric([name], house.ledger.own_requests(seat))
             foreign.add_metric([name], house.ledger.foreign_requests(seat))
+            peers.add_metric([name], house.ledger.peer_requests(seat))
             coverage.add_metric([name], house.ingest.coverage(seat))
             now = house.trust.of(seat)
             for state in Trust:
@@ -102,6 +106,14 @@ def gauges(house: House, lag: LoopLag) -> Callable[[], Iterable[Metric]]:
         yield from truth_families(house.roster, house.accuracy, house.misses)
         yield leases
         yield foreign
+        yield peers
+        if house.line is not None:
+            up = gauge_family("homing_shared_up", "1 while routers hear each other; 0: this one works alone.", ())
+            up.add_metric([], float(house.line.up))
+            routers = gauge_family("homing_shared_routers", "Other routers that share their load with this one.", ())
+            routers.add_metric([], len(house.line.peers))
+            yield up
+            yield routers
         yield trusts
         yield coverage
 
@@ -155,8 +167,38 @@ def replica_entry(house: House, seat: Seat, clock: Clock) -> Mapping[str, object
         **truth_entry(house.accuracy, house.misses, seat),
         "open_requests": house.ledger.own_requests(seat),
         "foreign_requests": house.ledger.foreign_requests(seat),
+        "peer_requests": house.ledger.peer_requests(seat),
         "engine_running_requests": None if load is None else load.running_requests,
         "engine_waiting_requests": None if load is None else load.waiting_requests,
         "engine_load_age_seconds": None if load is None else clock.now() - kept.loaded_at_seconds,
         "queued_tokens": int(house.ledger.queued_tokens[seat]),
+    }
+
+
+def routers_entry(line: Line | None, clock: Clock) -> Mapping[str, object]:
+    """Who else there is, for GET /homing/routers."""
+    if line is None:
+        return {"shared": None, "routers": []}
+    now = clock.now()
+    return {
+        "shared": {
+            "redis_url": line.where,
+            "channel": line.channel,
+            "router": line.router,
+            "boot": line.boot,
+            "up": line.up,
+            "for_seconds": now - line.changed_at_seconds,
+            "why": line.why,
+        },
+        "routers": [
+            {
+                "router": peer.router,
+                "boot": peer.boot,
+                "heard_seconds_ago": now - peer.heard_at_seconds,
+                "torn": peer.torn,
+                "gaps": peer.gaps,
+                **asdict(peer.total),
+            }
+            for peer in line.peers.all()
+        ],
     }

@@ -113,6 +113,7 @@ class Metrics:
         self.splices = Tally("homing_splices", "Edits made to a client's body (R 1.1).", "splice")
         self.retries = Tally("homing_retries", "Attempts after the first.", "replica", "reason")
         self.events = Tally("homing_kv_events", "KV event batches and what became of them.", "replica", "outcome")
+        self.shared = Tally("homing_shared_messages", "Messages between routers, and what became of them.", "outcome")
         self.ttft = Histogram(
             "homing_time_to_first_token_seconds",
             "Request read to first token, as the client sees it.",

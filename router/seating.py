@@ -137,6 +137,7 @@ class Seating:
         rooms.sessions.forget(seat)
         rooms.trust.leave(seat)
         rooms.ledger.foreign(seat, 0)
+        rooms.ledger.peers(seat, 0, 0, 0)
         upstream = rooms.upstreams.pop(seat)
         upstream.retire()
         self._gone.append(_Gone(seat, kept.replica.id, upstream))

@@ -21,11 +21,11 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"seating", "doctor"}),
     frozenset({"gateway", "discovery", "sim"}),
     frozenset({"engines"}),
-    frozenset({"policy", "events"}),
+    frozenset({"policy", "events", "sharing"}),
     frozenset({"index"}),
     frozenset({"prompt", "fleet"}),
     frozenset({"clock", "config", "metrics"}),
-    frozenset({"errors"}),
+    frozenset({"errors", "addresses"}),
 )
 
 # The files that touch the outside: sockets, files, clocks, threads. Everything else only decides.
@@ -36,6 +36,7 @@ EDGES = frozenset(
         *("prompt/template.py", "prompt/tokenizer.py", "prompt/source.py", "prompt/read.py", "prompt/engine.py"),
         "prompt/lru.py",  # a lock: the reading threads share it
         *("events/zmq.py", "events/pace.py", "events/streams.py"),
+        "sharing/redis.py",
         *("policy/load.py", "lab/compare.py", "lab/run.py"),
         *("sim/server.py", "sim/replica.py", "sim/publish.py", "sim/routes.py", "sim/generate.py", "sim/asgi.py"),
         *("sim/text.py", "sim/caller.py", "sim/drive.py", "sim/train_tokenizer.py"),
@@ -121,7 +122,7 @@ def test_the_sim_shares_no_hashing_or_index_with_the_router(path: Path) -> None:
 @named(FILES)
 def test_functions_import_nothing_but_optional_packages(path: Path) -> None:
     tree = ast.parse(path.read_text())
-    optional = {"zstandard", "kubernetes", "urllib3"}
+    optional = {"zstandard", "kubernetes", "urllib3", "redis"}
     for function in ast.walk(tree):
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
             for node in ast.walk(function):

@@ -26,10 +26,11 @@ def admin(
     receipts: Receipts,
     readiness: Readiness,
     fleet: Callable[[], list[Mapping[str, object]]],
+    routers: Callable[[], Mapping[str, object]],
     control: Control,
     admin_token: str | None,
 ) -> FastAPI:
-    """The ASGI application of the admin port. `fleet` tells one entry per replica."""
+    """The ASGI application of the admin port. `fleet` tells one entry per replica, `routers` who else routes."""
     application = bare_application("Homing admin", openapi_url="/openapi.json")
     add_health(application, readiness)
 
@@ -40,6 +41,10 @@ def admin(
     @application.get("/homing/replicas")
     async def replicas() -> Response:
         return JSONResponse({"replicas": fleet()})
+
+    @application.get("/homing/routers")
+    async def show_routers() -> Response:
+        return JSONResponse(routers())
 
     @application.get("/homing/explain/{request_id}")
     async def explain(request_id: str) -> Response:

@@ -116,7 +116,8 @@ class Decider:
         self._ledger.advance(now_seconds)
         open_requests = self._ledger.open_requests[seats]
         cap = self._max_in_flight
-        if self._health.calm and not ask.exclude and (cap is None or len(self._ledger) < cap) and fleet.ids:
+        full = cap is not None and len(self._ledger) + self._ledger.all_peer_requests >= cap  # one of them may be
+        if self._health.calm and not ask.exclude and not full and fleet.ids:
             allowed, rows = fleet.everyone, fleet.every_row
         else:
             allowed = self._allowed(ask, seats, open_requests, now_seconds)
