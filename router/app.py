@@ -144,6 +144,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
         ),
         clock,
         Room(roster, health, ledger, clock, per_replica),
+        lambda: ledger.all_peer_requests,
     )
     account = Account(
         Books(

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
+import traceback
 from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING
@@ -104,10 +105,16 @@ class Line:
         self._echoed_at_seconds = 0.0
 
     async def run(self) -> None:
-        """Never ends."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._sweep())
-            tasks.create_task(self._keep_connected())
+        """Never ends. A fault of ours is told, and the line made anew: it must not end the house."""
+        while True:
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._sweep())
+                    tasks.create_task(self._keep_connected())
+            except* Exception as bugs:
+                traceback.print_exception(bugs)
+                self._lost(_first(bugs))
+            await asyncio.sleep(LONGEST_WAIT_SECONDS)
 
     async def _sweep(self) -> None:
         while True:
@@ -169,6 +176,7 @@ class Line:
             message = await ear.get_message(timeout=None)
             if message is not None:
                 self._take(message["data"])
+            await asyncio.sleep(0)  # what has come already is read without waiting: requests come between
 
     def _take(self, packed: bytes) -> None:
         now = self._clock.now()
@@ -220,9 +228,9 @@ class Line:
             )
 
 
-def missing_client() -> list[str]:
+def missing_client(package: str = "redis") -> list[str]:
     """The fault of an installation without the optional client; none where it is there."""
-    if importlib.util.find_spec("redis") is not None:
+    if importlib.util.find_spec(package) is not None:
         return []
     return ["shared.redis_url: the Redis client is missing. pip install 'homing[redis]'"]
 
