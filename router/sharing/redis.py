@@ -46,6 +46,10 @@ PROTOCOL = 1  # in the channel's name: routers of another protocol are not under
 Say = Callable[[str], None]
 
 
+class Unreachable(Exception):
+    """Redis does not answer as it should."""
+
+
 class _Lost(Exception):
     """The line is of no use any more."""
 
@@ -69,24 +73,10 @@ class Line:
     ) -> None:
         """`router` is our name where none is configured; `freed` is called when a replica has room that others took
         before. No connection is made. Raises ConfigError."""
-        faults = missing_client()
-        if faults:
-            raise ConfigError(faults)
-        import redis.asyncio  # noqa: PLC0415 # optional
-        from redis.asyncio.retry import Retry  # noqa: PLC0415
-        from redis.backoff import NoBackoff  # noqa: PLC0415
-
-        self._faults = (redis.exceptions.RedisError, OSError, TimeoutError, _Lost)
-        assert settings.redis_url is not None
+        self._open, self._faults = _client(settings)
+        self._faults = (*self._faults, _Lost)
         self.where = settings.redis_url
-        self._open: Callable[[], redis.asyncio.Redis] = lambda: redis.asyncio.Redis.from_url(
-            self.where,
-            password=settings.password(),
-            client_name="homing",
-            socket_connect_timeout=ANSWER_SECONDS,
-            retry=Retry(NoBackoff(), 0),  # we know ourselves when to try again
-        )
-        self.channel = f"{settings.name}:{PROTOCOL}:load"
+        self.channel = channel(settings)
         self.router, self.boot = settings.router or router, f"{rng.getrandbits(64):016x}"
         self.peers = Peers(self.router, self.boot)
         self._teller = Teller(self.router, self.boot, ledger, rates, lambda seat: roster.replica(seat).id)
@@ -226,6 +216,50 @@ class Line:
                 f"shared: {self.where} is away ({self.why}); this router counts only its own load and what the "
                 "replicas tell, until it is back"
             )
+
+
+def channel(settings: SharedSettings) -> str:
+    return f"{settings.name}:{PROTOCOL}:load"
+
+
+async def listeners(settings: SharedSettings, timeout_seconds: float) -> int:
+    """How many routers listen now. Raises ConfigError without the client package, Unreachable with the reason."""
+    connect, faults = _client(settings)
+    client = connect()
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            ((_, count),) = await client.pubsub_numsub(channel(settings))
+    except faults as fault:
+        raise Unreachable(" ".join(str(fault).split()) or type(fault).__name__) from fault
+    finally:
+        with contextlib.suppress(*faults):
+            async with asyncio.timeout(timeout_seconds):
+                await client.aclose()
+    return int(count)
+
+
+def _client(settings: SharedSettings) -> tuple[Callable[[], redis.asyncio.Redis], tuple[type[Exception], ...]]:
+    """What makes a client, and what it may raise. Raises ConfigError where the optional package is missing."""
+    missing = missing_client()
+    if missing:
+        raise ConfigError(missing)
+    import redis.asyncio  # noqa: PLC0415 # optional
+    from redis.asyncio.retry import Retry  # noqa: PLC0415
+    from redis.backoff import NoBackoff  # noqa: PLC0415
+
+    url = settings.redis_url
+    assert url is not None
+
+    def connect() -> redis.asyncio.Redis:
+        return redis.asyncio.Redis.from_url(
+            url,
+            password=settings.password(),
+            client_name="homing",
+            socket_connect_timeout=ANSWER_SECONDS,
+            retry=Retry(NoBackoff(), 0),  # we know ourselves when to try again
+        )
+
+    return connect, (redis.exceptions.RedisError, OSError, TimeoutError)
 
 
 def missing_client(package: str = "redis") -> list[str]:
