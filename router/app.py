@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
-import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO
@@ -43,8 +40,8 @@ from router.gateway.account import Account, Books, log_line
 from router.gateway.admin import admin
 from router.gateway.admission import Admission, AdmissionLimits
 from router.gateway.dispatch import Dispatch
-from router.gateway.garbage import keep_out_of_the_way
 from router.gateway.headers import Credentials
+from router.gateway.holding import Holding
 from router.gateway.journal import Journal
 from router.gateway.lag import LoopLag
 from router.gateway.listen import bind, listening
@@ -52,13 +49,15 @@ from router.gateway.misses import Misses
 from router.gateway.readers import Readers
 from router.gateway.readiness import CaughtUp, Readiness
 from router.gateway.receipts import Receipts
+from router.gateway.recorder import Recorder
 from router.gateway.room import Room
 from router.gateway.routes import Routes, control
 from router.gateway.serve import Serve
+from router.gateway.shadowing import Shadowing
 from router.gateway.trust import EffectiveTrust
 from router.gateway.trust_news import TrustNews
 from router.gateway.upstream import Upstream
-from router.house import House, gauges, replica_entry, routers_entry
+from router.house import House, gauges, recorded_fleet, replica_entry, routers_entry
 from router.index.accuracy import Accuracy
 from router.index.base import Trust
 from router.index.budget import Budget
@@ -66,11 +65,11 @@ from router.index.counters import Counters
 from router.index.guessed import Guessed
 from router.index.in_flight import InFlight
 from router.index.memory import MemoryIndex
-from router.index.open_blocks import OpenBlocks
 from router.keeper import Keeper, Say
 from router.metrics import Metrics
 from router.policy import load
-from router.policy.decider import Decider
+from router.policy.decider import Decider, open_blocks_for
+from router.policy.shadow import Shadow
 from router.prompt.blocks import BlockHasher
 from router.prompt.read import PromptReader
 from router.proving import Proving
@@ -103,6 +102,10 @@ async def running(config: Config, *, log: IO[bytes] | None = None, say: Say = _s
 @contextlib.asynccontextmanager
 async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncIterator[House]:
     policy = load.load(config.policy)
+    shadow = None
+    if config.shadow_policy is not None:
+        shadow = Shadow(load.load(config.shadow_policy), policy, random.Random(config.seed))
+    policies = (policy,) if shadow is None else (policy, shadow.policy)
     clock = SystemClock()
     metrics = Metrics()
     roster, health, ledger, latency = Roster(), Health(), Ledger(), Latency()
@@ -111,7 +114,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
     index = MemoryIndex(Budget(config.index.budget_megabytes * 2**20))
     guessed, accuracy = Guessed(index), Accuracy()
     ingest = Ingest(index, hash_seed=config.tokens.hash_seed)
-    receipts, journal, lag = Receipts(), Journal(log, log_line), LoopLag()
+    receipts, journal, lag, recorder = Receipts(), Journal(log, log_line), LoopLag(), Recorder(say)
     credentials = Credentials(config.auth.api_keys(), config.auth.replica_api_key())
     upstreams: dict[Seat, Upstream] = {}
     silence = Silence()
@@ -120,7 +123,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
     news = TrustNews(lambda seat: roster.replica(seat).id, misses.suspicion, say)
     trust = EffectiveTrust(ingest, accuracy, lambda seat, before, now: news.changed(seat, before, now, clock.now()))
     per_replica = config.limits.max_in_flight_per_replica
-    open_blocks = OpenBlocks() if policy.reads_open_blocks else None
+    open_blocks = open_blocks_for(policies)
     decider = Decider(
         policy=policy,
         roster=roster,
@@ -146,6 +149,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
         Room(roster, health, ledger, clock, per_replica),
         lambda: ledger.all_peer_requests,
     )
+    holding = None if policy.hold is None else Holding(policy.hold, clock)
     account = Account(
         Books(
             ledger=ledger,
@@ -164,6 +168,8 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
             misses=misses,
             counters=counters,
             open_blocks=open_blocks,
+            recorder=recorder,
+            holding=holding,
         ),
         clock,
     )
@@ -281,6 +287,8 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
                 seating=seating,
                 misses=misses,
                 news=news,
+                recorder=recorder,
+                holding=holding,
                 membership=membership,
                 sources=sources,
                 line=line,
@@ -290,15 +298,26 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
                 roster=roster,
                 readers=readers,
                 admission=admission,
-                dispatch=Dispatch(decider, health, account, admission, upstreams, metrics, clock),
+                dispatch=Dispatch(
+                    decider,
+                    health,
+                    account,
+                    admission,
+                    upstreams,
+                    metrics,
+                    clock,
+                    None if shadow is None else Shadowing(shadow, metrics, say),
+                    holding,
+                ),
                 account=account,
                 credentials=credentials,
                 metrics=metrics,
                 clock=clock,
                 session_headers=config.sessions.headers,
-                reads_sessions=policy.reads_sessions,
+                reads_sessions=any(one.reads_sessions for one in policies),
                 usage_probe=config.usage_probe,
                 body_limit_bytes=int(config.limits.body_megabytes * 2**20),
+                recorder=recorder,
             )
             membership.seen("config", sighting(*map(Member, static.replicas(config.replicas))))
             beats = [tasks.create_task(lag.run()), tasks.create_task(_keep_house(house, clock))]
@@ -310,17 +329,27 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
                 metrics,
                 receipts,
                 readiness,
-                lambda: [replica_entry(house, seat, clock) for seat in roster.present()],
-                lambda: routers_entry(house.line, clock),
-                Operator(membership, seating),
-                config.auth.admin_token(),
+                fleet=lambda: [replica_entry(house, seat, clock) for seat in roster.present()],
+                routers=lambda: routers_entry(house.line, clock),
+                record=lambda seconds, model: recorder.stream(
+                    seconds=seconds,
+                    model=model,
+                    fleet=recorded_fleet(house, model, config.policy),
+                    clock=clock,
+                    idle=lambda: admission.in_flight == 0,
+                ),
+                control=Operator(membership, seating),
+                admin_token=config.auth.admin_token(),
             )
             try:
                 async with (
                     listening(private_routes, private, 1.0),
                     listening(routes, public, config.limits.drain_seconds),
                 ):
-                    yield house
+                    try:
+                        yield house
+                    finally:
+                        recorder.stop()
             finally:
                 for beat in beats:
                     beat.cancel()
@@ -335,33 +364,6 @@ def _sources(config: Config, clock: Clock, say: Say) -> Iterator[Source]:
     if config.discovery.kubernetes is not None:
         client = KubeClient(config.discovery.kubernetes)
         yield KubernetesSource(config.discovery.kubernetes, client, clock=clock, say=say)
-
-
-async def serve(config: Config, *, log: IO[bytes] | None, say: Say | None = None) -> None:
-    """Serve until SIGINT or SIGTERM, then drain."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    told: list[signal.Signals] = []
-
-    def on_signal(which: signal.Signals) -> None:
-        if told:  # a second one: somebody is in a hurry
-            os._exit(130)
-        told.append(which)
-        stop.set()
-
-    for which in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(which, on_signal, which)
-    tell = say or (lambda line: print(line, file=sys.stderr, flush=True))
-    async with running(config, log=log, say=tell) as house:
-        tell(f"Homing listens on {house.url}, policy {config.policy}; metrics and /homing/* on {house.admin_url}")
-        collector = asyncio.ensure_future(keep_out_of_the_way())
-        await stop.wait()
-        house.readiness.draining = True
-        if told == [signal.SIGTERM]:
-            # Whoever balances before us sees it at /ready and sends elsewhere; until then we go on serving.
-            await asyncio.sleep(config.limits.notice_seconds)
-        collector.cancel()
-        tell("stopping: open requests may end, new ones are refused; a second signal ends at once")
 
 
 async def _keep_house(house: House, clock: Clock) -> None:

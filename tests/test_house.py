@@ -15,6 +15,7 @@ FILES = sorted((ROOT / "router").rglob("*.py"))
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"cli"}),
     frozenset({"demo", "explain", "lab"}),
+    frozenset({"process"}),
     frozenset({"app"}),
     frozenset({"house", "control"}),
     frozenset({"keeper", "proving"}),
@@ -31,13 +32,23 @@ FLOORS: tuple[frozenset[str], ...] = (
 # The files that touch the outside: sockets, files, clocks, threads. Everything else only decides.
 EDGES = frozenset(
     {
-        *("cli.py", "demo.py", "app.py", "house.py", "control.py", "keeper.py", "proving.py", "seating.py"),
+        *(
+            "cli.py",
+            "demo.py",
+            "process.py",
+            "app.py",
+            "house.py",
+            "control.py",
+            "keeper.py",
+            "proving.py",
+            "seating.py",
+        ),
         *("clock.py", "config.py", "metrics.py"),
         *("prompt/template.py", "prompt/tokenizer.py", "prompt/source.py", "prompt/read.py", "prompt/engine.py"),
         "prompt/lru.py",  # a lock: the reading threads share it
         *("events/zmq.py", "events/pace.py", "events/streams.py"),
         "sharing/redis.py",
-        *("policy/load.py", "lab/compare.py", "lab/run.py"),
+        *("policy/load.py", "lab/compare.py", "lab/record.py", "lab/run.py", "lab/simulate.py"),
         *("sim/server.py", "sim/replica.py", "sim/publish.py", "sim/routes.py", "sim/generate.py", "sim/asgi.py"),
         *("sim/text.py", "sim/caller.py", "sim/drive.py", "sim/train_tokenizer.py"),
     }
@@ -122,7 +133,7 @@ def test_the_sim_shares_no_hashing_or_index_with_the_router(path: Path) -> None:
 @named(FILES)
 def test_functions_import_nothing_but_optional_packages(path: Path) -> None:
     tree = ast.parse(path.read_text())
-    optional = {"zstandard", "kubernetes", "urllib3", "redis"}
+    optional = {"kubernetes", "urllib3", "redis"}
     for function in ast.walk(tree):
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
             for node in ast.walk(function):

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 from router.clock import Clock
@@ -19,9 +19,11 @@ from router.fleet.rates import Rates
 from router.fleet.sessions import Sessions
 from router.gateway.exchange import Exchange
 from router.gateway.headers import RawHeaders, first
+from router.gateway.holding import Holding
 from router.gateway.journal import Journal
 from router.gateway.misses import Missed, Misses
 from router.gateway.receipts import Receipt, Receipts, Tried
+from router.gateway.recorder import Recorder
 from router.gateway.trust import EffectiveTrust
 from router.index.accuracy import Accuracy, Unjudged, Verdict
 from router.index.base import Trust
@@ -62,6 +64,8 @@ class Books:
     misses: Misses
     counters: Counters
     open_blocks: OpenBlocks | None = None  # kept only for a policy that reads them
+    recorder: Recorder = field(default_factory=Recorder)
+    holding: Holding | None = None  # told of room, where the policy holds requests
 
 
 class Account:
@@ -76,7 +80,7 @@ class Account:
     def arrive(self, endpoint: Endpoint, headers: RawHeaders) -> Exchange:
         client_id = first(headers, b"x-request-id")
         return Exchange(
-            id=f"{self._ids.getrandbits(128):032x}",
+            id=self._ids.randbytes(16).hex(),
             client_id=client_id.decode("latin-1") if client_id is not None else None,
             endpoint=endpoint,
             arrived_seconds=self._clock.now(),
@@ -158,6 +162,8 @@ class Account:
             if exchange.lease is not None:
                 self._books.ledger.first_token(exchange.lease)
                 self._books.recent.first_token(exchange.lease, now)
+                if self._books.holding is not None:
+                    self._books.holding.nudge()
         exchange.last_token_seconds = now
 
     def release(self, exchange: Exchange) -> None:
@@ -166,6 +172,8 @@ class Account:
         if lease is None or not self._books.ledger.close(lease):
             return
         exchange.lease = None
+        if self._books.holding is not None:
+            self._books.holding.nudge()
         self._open.pop(lease, None)
         self._books.recent.close(lease)
         if self._books.open_blocks is not None:
@@ -191,6 +199,8 @@ class Account:
         receipt = _receipt(exchange, outcome, verdict, now)
         books.receipts.add(receipt)
         books.journal.write(receipt)
+        if books.recorder.recording is not None and outcome is not Outcome.CLIENT_ERROR:
+            books.recorder.recording.note(exchange, _answer_tokens(exchange), now)
 
     def explain_headers(self, exchange: Exchange) -> RawHeaders:
         """What a client that asked gets to know with its answer."""
@@ -299,6 +309,15 @@ class Account:
             metrics.judged.add(decision.replica, told)
 
 
+def _answer_tokens(exchange: Exchange) -> int:
+    """As reported, else as the ledger takes it to be."""
+    usage, request = exchange.usage, exchange.request
+    if usage is not None and usage.completion_tokens is not None:
+        return usage.completion_tokens
+    asked = request.max_output_tokens if request is not None else None
+    return min(asked or OUTPUT_TOKENS_ESTIMATE, OUTPUT_TOKENS_ESTIMATE)
+
+
 def _ending(exchange: Exchange) -> str:
     if exchange.fault is not None:
         return exchange.fault.message
@@ -334,10 +353,12 @@ def _receipt(exchange: Exchange, outcome: Outcome, verdict: Verdict | None, now_
         status=exchange.status,
         total_seconds=now_seconds - exchange.arrived_seconds,
         ttft_seconds=first_token - exchange.arrived_seconds if first_token is not None else None,
+        held_seconds=exchange.held_seconds,
         prompt_tokens=prompt.total_tokens if prompt is not None else None,
         token_source=exchange.token_source,
         unpredicted=prompt.unpredicted.value if prompt is not None and prompt.unpredicted is not None else None,
         decision=exchange.decision,
+        opinion=exchange.opinion,
         attempts=tuple(exchange.attempts),
         reported_cached_tokens=usage.cached_tokens if usage is not None else None,
         verdict=verdict,
@@ -362,6 +383,7 @@ def log_line(receipt: Receipt) -> dict[str, object]:
         "prompt_tokens": receipt.prompt_tokens,
         "predicted_cached_tokens": decision.predicted_cached_tokens if decision is not None else None,
         "reported_cached_tokens": receipt.reported_cached_tokens,
+        "held_seconds": receipt.held_seconds,
         "ttft_seconds": receipt.ttft_seconds,
         "total_seconds": receipt.total_seconds,
         "fault": receipt.fault,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from fastapi import FastAPI, Query, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from router.errors import HomingError
@@ -14,6 +14,8 @@ from router.gateway.readiness import Readiness
 from router.gateway.receipts import Receipts
 from router.gateway.routes import add_health, bare_application
 from router.metrics import Metrics
+
+LONGEST_RECORDING_SECONDS = 86_400.0
 
 
 class UnknownReceipt(HomingError):
@@ -27,10 +29,15 @@ def admin(
     readiness: Readiness,
     fleet: Callable[[], list[Mapping[str, object]]],
     routers: Callable[[], Mapping[str, object]],
+    record: Callable[[float, str | None], AsyncIterator[bytes]],
     control: Control,
     admin_token: str | None,
 ) -> FastAPI:
-    """The ASGI application of the admin port. `fleet` tells one entry per replica, `routers` who else routes."""
+    """The ASGI application of the admin port.
+
+    `fleet` tells one entry per replica, `routers` who else routes; `record` records so many seconds of requests, to one
+    model or all.
+    """
     application = bare_application("Homing admin", openapi_url="/openapi.json")
     add_health(application, readiness)
 
@@ -60,6 +67,12 @@ def admin(
     @application.get("/homing/requests")
     async def requests(limit: int = Query(20, ge=1, le=1000)) -> Response:
         return JSONResponse({"requests": [receipt.as_json() for receipt in receipts.latest(limit)]})
+
+    @application.get("/homing/record")
+    async def record_requests(
+        seconds: float = Query(600, gt=0, le=LONGEST_RECORDING_SECONDS), model: str | None = None
+    ) -> Response:
+        return StreamingResponse(record(seconds, model), media_type="application/x-ndjson")
 
     add_fleet_control(application, control, admin_token)
     return application

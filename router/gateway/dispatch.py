@@ -3,6 +3,8 @@
 A retry is simply: decide again, excluding those tried. What an attempt's end means is one table, `verdict`. An answer
 that another replica might better is kept until that other one was found: if there is none, the client gets it as it is.
 
+Under a policy that holds (policy/hold.py) the first attempt may wait for its turn; a retry has waited enough.
+
 A 500 counts against a replica only when another one then answers the same request: a request that breaks every engine
 it meets must not open every breaker.
 """
@@ -24,10 +26,13 @@ from router.gateway.admission import Admission, Place
 from router.gateway.exchange import Exchange
 from router.gateway.failures import Phase, ProtocolFault, TimedOut
 from router.gateway.headers import RawHeaders
+from router.gateway.holding import Holding
 from router.gateway.response import Response
+from router.gateway.shadowing import Shadowing
 from router.gateway.upstream import Upstream
 from router.metrics import Metrics
 from router.policy.decider import AllBusy, Decider
+from router.policy.decision import Decision
 
 MAX_ATTEMPTS = 2
 RETRY_SHARE = 0.1
@@ -98,6 +103,8 @@ class Dispatch:
         upstreams: Mapping[Seat, Upstream],
         metrics: Metrics,
         clock: Clock,
+        shadowing: Shadowing | None = None,
+        holding: Holding | None = None,
     ) -> None:
         self._decider = decider
         self._health = health
@@ -105,6 +112,8 @@ class Dispatch:
         self._admission = admission
         self._upstreams = upstreams
         self._clock = clock
+        self._shadowing = shadowing
+        self._holding = holding
         self._decision_times = metrics.decision
         self._decision_row = metrics.decision.row(decider.policy.name)
         self._budget = RetryBudget()
@@ -123,7 +132,10 @@ class Dispatch:
         meaning = Verdict.PASS
         while True:
             try:
-                seat = self._place(exchange, place, tried)
+                if self._holding is None or tried:
+                    seat = self._place(exchange, place, tried)
+                else:
+                    seat = await self._in_turn(exchange, place, self._holding)
             except (NoReplica, AllBusy):
                 if kept is None:
                     raise
@@ -151,11 +163,55 @@ class Dispatch:
     def _place(self, exchange: Exchange, place: Place, tried: Sequence[Seat]) -> Seat:
         """Decide, and charge the ledger before anything is awaited: requests deciding now must see each other."""
         now = self._clock.now()
+        return self._charge(exchange, place, self._decide(exchange, tried, now), now)
+
+    async def _in_turn(self, exchange: Exchange, place: Place, holding: Holding) -> Seat:
+        """The same, as soon as the replica that is chosen has room."""
+        now = self._clock.now()
+        decision: Decision | None = None
+        try:
+            decision = self._decide(exchange, (), now)
+            if holding.rule.has_room(decision):
+                return self._charge(exchange, place, decision, now)
+        except AllBusy:
+            pass  # one of them will not be for long
+
+        def goes(forced: bool) -> bool:
+            now = self._clock.now()
+            try:
+                decision = self._decide(exchange, (), now)
+            except AllBusy:
+                if forced:
+                    raise
+                return False
+            if not forced and not holding.rule.has_room(decision):
+                return False
+            self._charge(exchange, place, decision, now)
+            return True
+
+        place.started()  # whoever waits here takes no room yet from other models' requests at the door
+        try:
+            await holding.wait(exchange.model, decision, goes)
+        except BaseException:
+            if exchange.attempting:  # hung up just when it was let go
+                assert exchange.decision is not None
+                self._health.abandoned(exchange.decision.seat, self._clock.now(), trial=exchange.trial)
+            raise
+        exchange.held_seconds = exchange.sent_seconds - now
+        assert exchange.decision is not None
+        return exchange.decision.seat
+
+    def _decide(self, exchange: Exchange, tried: Sequence[Seat], now: float) -> Decision:
         decision = self._decider.decide(exchange.ask(frozenset(tried)), now)
         self._decision_times.observe(self._decision_row, self._clock.now() - now)
+        return decision
+
+    def _charge(self, exchange: Exchange, place: Place, decision: Decision, now: float) -> Seat:
         exchange.trial = self._health.admit(decision.seat, now)
         self._account.open(exchange, decision, now)
         place.started()
+        if self._shadowing is not None:
+            self._shadowing.consider(exchange)
         return decision.seat
 
     async def _attempt(

@@ -35,15 +35,14 @@ class Routes:
         self._serve = serve
         self._control = control
 
-    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Any, receive: Receive, send: Send) -> Awaitable[None]:
         endpoint = HOT.get(scope["path"])
         if endpoint is None:
-            await self._control(scope, receive, send)
-        elif scope["method"] == "POST":
-            await self._serve(endpoint, scope, receive, send)
-        else:
-            client = Client(scope["headers"], receive, send)
-            await client.refuse(WrongMethod(f"{endpoint.value} takes POST only."), [(b"allow", b"POST")])
+            return self._control(scope, receive, send)
+        if scope["method"] == "POST":
+            return self._serve(endpoint, scope, receive, send)
+        client = Client(scope["headers"], receive, send)
+        return client.refuse(WrongMethod(f"{endpoint.path} takes POST only."), [(b"allow", b"POST")])
 
 
 def control(roster: Roster, readiness: Readiness, credentials: Credentials, started_wall_seconds: float) -> FastAPI:

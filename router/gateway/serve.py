@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+from functools import partial
 from typing import Any
 
 from router.clock import Clock
@@ -19,6 +20,7 @@ from router.gateway.exchange import Exchange
 from router.gateway.headers import Credentials, first, to_replica
 from router.gateway.native import addressed
 from router.gateway.readers import Readers
+from router.gateway.recorder import Recorder
 from router.gateway.relay import relay
 from router.metrics import Metrics
 from router.prompt.elements import opening
@@ -46,6 +48,7 @@ class Serve:
         reads_sessions: bool,
         usage_probe: UsageProbe,
         body_limit_bytes: int,
+        recorder: Recorder,
     ) -> None:
         self._roster = roster
         self._readers = readers
@@ -59,6 +62,7 @@ class Serve:
         self._reads_sessions = reads_sessions
         self._usage_probe = usage_probe
         self._body_limit_bytes = body_limit_bytes
+        self._recorder = recorder
         self._streams = 0
 
     async def __call__(self, endpoint: Endpoint, scope: Any, receive: Receive, send: Send) -> None:
@@ -66,8 +70,8 @@ class Serve:
         exchange = self._account.arrive(endpoint, client.headers)
         try:
             self._credentials.check(first(client.headers, b"authorization"))
-            body = await client.body(self._body_limit_bytes)
-            async with client:
+            with client:
+                body = await client.body(self._body_limit_bytes)
                 await self._journey(client, exchange, body)
         except HomingError as fault:
             exchange.fault = fault
@@ -102,7 +106,7 @@ class Serve:
             served = self._roster.served(request.model)
         exchange.request = request
         exchange.model, exchange.base, exchange.adapter = served.name, served.base, served.adapter
-        if self._reads_sessions:
+        if self._reads_sessions or self._recorder.recording is not None:
             exchange.session_key = self._session(client, request)
         prompt = exchange.prompt = await self._readers.read(request, served)
         exchange.token_source = self._readers.source(served.base)
@@ -131,7 +135,7 @@ class Serve:
                     self._account.explain_headers(exchange),
                     withhold_usage=withhold_usage,
                     native=exchange.endpoint is Endpoint.GENERATE,
-                    on_tokens=lambda: self._account.tokens(exchange),
+                    on_tokens=partial(self._account.tokens, exchange),
                 )
             except UpstreamError:
                 self._dispatch.died(answer)

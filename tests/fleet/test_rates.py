@@ -153,3 +153,11 @@ def test_what_others_expect_stays_within_what_a_rate_can_be() -> None:
     rates = Rates()
     rates.expect("m", 1e9)
     assert rate(rates, 0) == pytest.approx(FASTEST_TOKENS_PER_SECOND)
+
+
+def test_equal_replicas_have_one_rate_however_noisy_their_first_tokens() -> None:
+    rates, chance = Rates(), Random(1)
+    for _ in range(60):
+        for seat in range(8):
+            observe(rates, seat, 20_000 * chance.lognormvariate(0.0, 0.15))
+    assert len({rate(rates, seat) for seat in range(8)}) == 1

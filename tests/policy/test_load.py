@@ -23,8 +23,10 @@ SHIPPED = (
     "dynamo",
     "llmd_affinity",
     "llmd_blend",
+    "lmcache_first_holder",
     "lmetric",
     "mooncake",
+    "preble",
     "smg_cache_aware",
 )
 RIVALS = SHIPPED[8:]
