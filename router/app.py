@@ -20,21 +20,24 @@ from router.config import Config
 from router.discovery import static
 from router.engines import sglang
 from router.engines.base import Dialect
+from router.engines.handshakes import ANSWERING_WHOLE, HANDSHAKES
 from router.engines.vllm import Vllm
 from router.events.ingest import Ingest
 from router.events.silence import Silence
 from router.fleet.health import Health
 from router.fleet.latency import Latency
 from router.fleet.ledger import Ledger
+from router.fleet.pairs import Pairs
 from router.fleet.rates import Rates
 from router.fleet.replica import Seat
 from router.fleet.roster import Roster
 from router.fleet.sessions import Sessions
-from router.gateway.account import Account, Books, log_line
+from router.gateway.account import Account, Books
 from router.gateway.admin import admin
 from router.gateway.admission import Admission, AdmissionLimits
 from router.gateway.dispatch import Dispatch
 from router.gateway.garbage import keep_out_of_the_way
+from router.gateway.handoff import Handoff
 from router.gateway.headers import Credentials
 from router.gateway.journal import Journal
 from router.gateway.lag import LoopLag
@@ -46,9 +49,11 @@ from router.gateway.receipts import Receipts
 from router.gateway.room import Room
 from router.gateway.routes import Routes, control
 from router.gateway.serve import Serve
+from router.gateway.told import log_line
 from router.gateway.trust import EffectiveTrust
 from router.gateway.trust_news import TrustNews
 from router.gateway.upstream import Upstream
+from router.gateway.warming import Warming
 from router.house import House, gauges, replica_entry
 from router.index.accuracy import Accuracy
 from router.index.base import Trust
@@ -97,6 +102,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
     metrics = Metrics()
     roster, health, ledger, latency = Roster(), Health(), Ledger(), Latency()
     rates, sessions = Rates(), Sessions(config.sessions.max_sessions, config.sessions.idle_seconds)
+    pairs = Pairs()
     index = MemoryIndex(Budget(config.index.budget_megabytes * 2**20))
     guessed, accuracy = Guessed(index), Accuracy()
     ingest = Ingest(index, hash_seed=config.tokens.hash_seed)
@@ -122,6 +128,8 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
         rng=random.Random(config.seed),  # None: seeded by the system, so that no two routers draw alike
         max_in_flight=per_replica,
         open_blocks=open_blocks,
+        pairs=pairs,
+        answering_whole=ANSWERING_WHOLE,
     )
     admission = Admission(
         AdmissionLimits(
@@ -151,6 +159,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
             misses=misses,
             counters=counters,
             open_blocks=open_blocks,
+            pairs=pairs,
         ),
         clock,
     )
@@ -215,6 +224,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
                 silence=silence,
                 admission=admission,
                 metrics=metrics,
+                pairs=pairs,
                 upstreams=upstreams,
             )
             seating = Seating(config, rooms)
@@ -235,6 +245,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
                 f"http://{_shown(config.listen.admin_host)}:{private.getsockname()[1]}",
                 roster=roster,
                 ledger=ledger,
+                pairs=pairs,
                 latency=latency,
                 journal=journal,
                 admission=admission,
@@ -253,11 +264,35 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
                 news=news,
             )
             metrics.gauges.append(gauges(house, lag))
+            handoff = Handoff(
+                roster=roster, upstreams=upstreams, handshakes=HANDSHAKES, http=http, rng=random.Random(config.seed)
+            )
+            warming = Warming(
+                roster=roster,
+                health=health,
+                pairs=pairs,
+                handoff=handoff,
+                headers=replica_headers,
+                rng=random.Random(),
+                tasks=tasks,
+                say=say,
+            )
+            splits = policy.splitter is not None
             serve = Serve(
                 roster=roster,
                 readers=readers,
                 admission=admission,
-                dispatch=Dispatch(decider, health, account, admission, upstreams, metrics, clock),
+                dispatch=Dispatch(
+                    decider,
+                    health,
+                    account,
+                    admission,
+                    upstreams,
+                    metrics,
+                    clock,
+                    handoff=handoff if splits else None,
+                    pairs=pairs,
+                ),
                 account=account,
                 credentials=credentials,
                 metrics=metrics,
@@ -269,7 +304,10 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
             )
             for replica in static.replicas(config.replicas):
                 keeper.join(replica)
-            beats = [tasks.create_task(lag.run()), tasks.create_task(_keep_house(house, clock))]
+            beats = [
+                tasks.create_task(lag.run()),
+                tasks.create_task(_keep_house(house, clock, warming if splits else None)),
+            ]
             routes = Routes(serve, control(roster, readiness, credentials, clock.wall()))
             private_routes = admin(
                 metrics, receipts, readiness, lambda: [replica_entry(house, seat, clock) for seat in roster.present()]
@@ -283,6 +321,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
             finally:
                 for beat in beats:
                     beat.cancel()
+                warming.close()
                 proving.close()
                 keeper.close()
 
@@ -314,7 +353,7 @@ async def serve(config: Config, *, log: IO[bytes] | None, say: Say | None = None
         tell("stopping: open requests may end, new ones are refused; a second signal ends at once")
 
 
-async def _keep_house(house: House, clock: Clock) -> None:
+async def _keep_house(house: House, clock: Clock, warming: Warming | None) -> None:
     """What nobody's request should pay for: expired leases, purges, trust seen anew."""
     while True:
         await asyncio.sleep(HOUSEKEEPING_SECONDS)
@@ -327,6 +366,8 @@ async def _keep_house(house: House, clock: Clock) -> None:
         for seat in house.roster.present():
             house.trust.refresh(seat)
         house.news.beat(clock.now())
+        if warming is not None:
+            warming.beat(clock.now())
 
 
 def _only(faults: BaseException) -> BaseException:

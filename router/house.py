@@ -13,6 +13,7 @@ from router.events.ingest import Ingest
 from router.fleet.health import Health
 from router.fleet.latency import Latency
 from router.fleet.ledger import Ledger
+from router.fleet.pairs import Pairs
 from router.fleet.replica import Seat
 from router.fleet.roster import Roster
 from router.gateway.admission import Admission
@@ -42,6 +43,7 @@ class House:
     admin_url: str
     roster: Roster
     ledger: Ledger
+    pairs: Pairs
     latency: Latency
     journal: Journal[Receipt]
     admission: Admission

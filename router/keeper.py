@@ -282,6 +282,7 @@ class Keeper:
         rooms.accuracy.restarted(seat)
         rooms.rates.forget(seat)
         rooms.sessions.forget(seat)
+        rooms.pairs.forget(seat)
         rooms.guessed.clear(seat)
         self._prover.restarted(seat)
         rooms.trust.refresh(seat)

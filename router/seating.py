@@ -18,6 +18,7 @@ from router.fleet.foreign import Foreign
 from router.fleet.health import Health
 from router.fleet.latency import Latency
 from router.fleet.ledger import Ledger
+from router.fleet.pairs import Pairs
 from router.fleet.rates import Rates
 from router.fleet.replica import Replica, ReplicaId, Seat
 from router.fleet.restarts import Restarts
@@ -51,6 +52,7 @@ class Rooms:
     silence: Silence
     admission: Admission
     metrics: Metrics
+    pairs: Pairs
     upstreams: dict[Seat, Upstream]
 
 
@@ -121,6 +123,7 @@ class Seating:
         rooms.counters.leave(seat)
         rooms.rates.forget(seat)
         rooms.sessions.forget(seat)
+        rooms.pairs.forget(seat)
         rooms.trust.leave(seat)
         rooms.ledger.foreign(seat, 0)
         upstream = rooms.upstreams.pop(seat)

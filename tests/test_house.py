@@ -38,7 +38,7 @@ EDGES = frozenset(
         *("events/zmq.py", "events/pace.py", "events/streams.py"),
         *("policy/load.py", "lab/compare.py", "lab/run.py"),
         *("sim/server.py", "sim/replica.py", "sim/publish.py", "sim/routes.py", "sim/generate.py", "sim/asgi.py"),
-        *("sim/text.py", "sim/caller.py", "sim/drive.py", "sim/train_tokenizer.py"),
+        *("sim/transfers.py", "sim/text.py", "sim/caller.py", "sim/drive.py", "sim/train_tokenizer.py"),
     }
 )
 EDGE_ROOMS = frozenset({"gateway", "discovery", "doctor"})

@@ -7,7 +7,7 @@ the donor is. Who sends what when, and what follows a failure, is `gateway/hando
 **Opaque and once.** What a donor says of a transfer is passed on byte for byte, to one taker, once: a wrong block id
 gives a 200 with wrong text and no error anywhere.
 
-**Cancellation, by handshake.** Closing the HTTP connection of a leg ends its request in every engine. What is left then:
+**Cancellation, by handshake.** Closing the HTTP connection of a leg ends its request everywhere. What is left then:
 
 - NIXL, prefill leg closed before it answered: nothing. Prefill answered and the decode leg closed or never sent: the
   donor keeps the blocks for its lease (30 s) and then frees them; no call frees them sooner.
@@ -17,6 +17,7 @@ gives a 200 with wrong text and no error anywhere.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -86,6 +87,9 @@ class Handshake(Protocol):
 
         Raises HandshakeFault for an answer that is not what it should be.
         """
+
+    def handed_over(self, answers: Sequence[bytes]) -> bool:
+        """Whether a donor's answers show that it has KV to give, as far as they can."""
 
 
 def splittable(request: InferenceRequest) -> bool:

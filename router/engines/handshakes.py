@@ -10,5 +10,4 @@ from router.engines.vllm_mooncake import VllmMooncake
 from router.engines.vllm_nixl import VllmNixl
 
 HANDSHAKES: Mapping[str, Handshake] = {one.name: one for one in (VllmNixl(), VllmMooncake(), SglangPd())}
-# What a replica with a role speaks when its configuration does not say, by the name of its engine.
-DEFAULTS: Mapping[str, str] = {"vllm": "nixl", "sglang": "sglang"}
+ANSWERING_WHOLE = frozenset(name for name, one in HANDSHAKES.items() if one.answers_whole)

@@ -224,6 +224,7 @@ class Vllm:
             version=read(self.version_path, parse_version),
             ranks=self._ranks(answers),
             engine=NAME,
+            handshake="nixl",  # Mooncake does not show: it has to be configured
         )
         return facts, tuple(remarks)
 

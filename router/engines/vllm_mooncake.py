@@ -1,12 +1,13 @@
 """vLLM's MooncakeConnector: the donor pushes to the taker that knows the transfer's name. vLLM 0.32, recorded.
 
-Both legs leave at once, matched by a transfer id of our own. The donor's engine id changes with each start of it, so its
+Both legs leave at once, matched by a transfer id of ours. The donor's engine id changes with each start of it, so its
 bootstrap server is asked for every request. The donor's one token must not be a stop token, or its blocks are not sent,
 hence `min_tokens` 1. The taker reports the whole prompt as cached.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,6 +62,9 @@ class VllmMooncake:
 
     def hand_over(self, request: InferenceRequest, body: Pieces, answer: bytes) -> Pieces | None:  # noqa: ARG002
         return None
+
+    def handed_over(self, answers: Sequence[bytes]) -> bool:  # noqa: ARG002  its answer does not say
+        return True
 
 
 def _address(donor: Donor) -> str:

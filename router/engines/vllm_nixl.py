@@ -7,6 +7,7 @@ the prompt alone, and answers the same.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,3 +61,6 @@ class VllmNixl:
         if not params.startswith(b"{"):
             raise HandshakeFault(f"A prefill leg answered with {PARAMS} that are no object.")
         return begun_with(body, request.members.opening, {PARAMS: params})
+
+    def handed_over(self, answers: Sequence[bytes]) -> bool:
+        return any(bytes(_ANSWER.decode(answer).kv_transfer_params).startswith(b"{") for answer in answers)

@@ -47,6 +47,9 @@ class Replica:
     events: EventAddress | None = None  # configured address; None: ask the replica
     engine: str | None = None  # whose language it speaks, as configured; None: to be recognised
     rank: int | None = None  # which data-parallel engine behind the url; None: the url has one engine
+    handshake: str | None = None  # how it moves KV to or from others, as configured; None: as its engine does if it has
+    # a role, else not at all
+    bootstrap_port: int | None = None  # of its side of that handshake; None: the handshake's own default
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +76,4 @@ class Facts:
     version: str | None = None
     ranks: int | None = None  # data-parallel engines behind the address, each a replica of its own
     engine: str | None = None  # the name of the dialect it speaks
+    handshake: str | None = None  # how its engine moves KV unless configured otherwise

@@ -46,6 +46,10 @@ class DecisionRecord(Protocol):
     @property
     def expected_cached_tokens(self) -> int: ...
 
+    @property
+    def handover(self) -> Mapping[str, object] | None:
+        """Of a request split over two replicas, the terms of the pair."""
+
     def explain(self) -> Sequence[Mapping[str, object]]:
         """One entry per candidate, the chosen one first: match, load and price terms."""
 
@@ -56,6 +60,7 @@ class Tried(msgspec.Struct, frozen=True, gc=False):
     replica: ReplicaId
     ending: str
     seconds: float
+    leg: str | None = None  # prefill or decode, of a split request
 
 
 class Receipt(msgspec.Struct, frozen=True, gc=False):
@@ -104,7 +109,12 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
             "unpredicted": self.unpredicted,
             "decision": None if self.decision is None else _decision_json(self.decision),
             "attempts": [
-                {"replica": attempt.replica, "ending": attempt.ending, "seconds": attempt.seconds}
+                {
+                    "replica": attempt.replica,
+                    "leg": attempt.leg,
+                    "ending": attempt.ending,
+                    "seconds": attempt.seconds,
+                }
                 for attempt in self.attempts
             ],
             "reported_cached_tokens": self.reported_cached_tokens,
@@ -158,6 +168,7 @@ def _decision_json(decision: DecisionRecord) -> dict[str, object]:
         "reason": decision.reason,
         "predicted_cached_tokens": decision.predicted_cached_tokens,
         "expected_cached_tokens": decision.expected_cached_tokens,
+        "split": decision.handover,
         "candidates": [dict(candidate) for candidate in decision.explain()],
     }
 

@@ -14,8 +14,8 @@ from router.fleet.sessions import session_key
 from router.gateway.account import Account
 from router.gateway.admission import Admission
 from router.gateway.client import Client, Gone, Receive, Send
-from router.gateway.dispatch import Answer, Dispatch
-from router.gateway.exchange import Exchange
+from router.gateway.dispatch import Dispatch
+from router.gateway.exchange import Answer, Exchange
 from router.gateway.headers import Credentials, first, to_replica
 from router.gateway.native import addressed
 from router.gateway.readers import Readers

@@ -25,12 +25,13 @@ from router.fleet.rates import Rates
 from router.fleet.replica import Facts, Replica, ReplicaId, Seat, ServedModel
 from router.fleet.roster import Roster
 from router.fleet.sessions import Sessions
-from router.gateway.account import Account, Books, log_line
+from router.gateway.account import Account, Books
 from router.gateway.exchange import Exchange
 from router.gateway.journal import Journal
 from router.gateway.misses import Misses
 from router.gateway.receipts import Receipts
 from router.gateway.stream import Usage
+from router.gateway.told import log_line
 from router.gateway.trust import EffectiveTrust
 from router.index.accuracy import Accuracy
 from router.index.budget import Budget

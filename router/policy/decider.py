@@ -16,13 +16,17 @@ from random import Random
 import numpy as np
 
 from router.errors import HomingError, NoReplica
+from router.fleet.pairs import Pairs
 from router.fleet.replica import BoolArray, Facts, FloatArray, IntArray, ReplicaId, Seat
 from router.index.base import Index
 from router.policy.candidate import Ask, Candidates, KeyArray, id_keys
-from router.policy.decision import Decision, Whole
+from router.policy.decision import Whole
+from router.policy.divider import Divider
 from router.policy.pickers import Turn
 from router.policy.pipeline import Policy
+from router.policy.pools import Pools, pools_of
 from router.policy.sources import Health, Ledger, Rates, Roster, Sessions, Trusts, UsedBlocks
+from router.policy.split import Decision
 
 # A fleet has one pattern of trust while all is well; this many are kept while replicas join and catch up.
 REMEMBERED_BELIEFS = 32
@@ -59,6 +63,7 @@ class _Fleet:
     no_tokens: FloatArray  # zeros
     everyone: BoolArray  # all true
     every_row: IntArray
+    pools: Pools | None  # None: nobody has a role
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,8 @@ class Decider:
         rng: Random,
         max_in_flight: int | None = None,  # open requests per replica
         open_blocks: UsedBlocks | None = None,  # for a policy that reads them
+        pairs: Pairs | None = None,  # for fleets whose replicas have roles
+        answering_whole: frozenset[str] = frozenset(),  # handshakes whose engines can answer alone
     ) -> None:
         self.policy = policy
         self._roster = roster
@@ -102,6 +109,8 @@ class Decider:
         self._rng = rng
         self._max_in_flight = max_in_flight
         self._open_blocks = open_blocks
+        self._answering_whole = answering_whole
+        self._divider = None if policy.splitter is None or pairs is None else Divider(policy.splitter, pairs)
         self._fleets: dict[str, _Fleet] = {}
         self._known: dict[str, _Known] = {}
         self._fleets_version = -1
@@ -121,6 +130,9 @@ class Decider:
             rows = allowed.nonzero()[0]
             if not len(rows):
                 raise self._refusal(ask, seats, now_seconds)
+        pools = fleet.pools
+        if pools is not None:
+            rows = pools.rows_for_whole(allowed)
         held, slower, expected = self._matched(ask, fleet)
         used = shared = fleet.no_tokens
         if self._open_blocks is not None:
@@ -156,9 +168,42 @@ class Decider:
         turn = self._turns.get(ask.model)
         if turn is None:
             turn = self._turns[ask.model] = Turn(self._rng)
+        if pools is not None:
+            return self._in_pools(ask, fleet, pools, candidates, allowed, rows, turn)
         row, rule, total_seconds = self.policy.choose(candidates, rows, turn)
         turn.last_seat = Seat(seats.item(row))
         return Whole(candidates, row, fleet.block_sizes[row], self.policy, rule, total_seconds)
+
+    def _in_pools(
+        self,
+        ask: Ask,
+        fleet: _Fleet,
+        pools: Pools,
+        candidates: Candidates,
+        allowed: BoolArray,
+        rows: IntArray,
+        turn: Turn,
+    ) -> Decision:
+        """Where replicas have roles: on one of `rows`, which may be none, or split over two."""
+        alone = self.policy.choose(candidates, rows, turn) if len(rows) else None
+        why = "whole_never_split"
+        if self._divider is not None:
+            prices = self.policy.price(candidates) if alone is None else alone.cost_seconds
+            divided = self._divider.divide(
+                ask, pools, candidates, allowed, prices, alone, fleet.block_sizes, self.policy, turn
+            )
+            if not isinstance(divided, str):
+                turn.last_seat = divided.seat
+                return divided
+            why = divided
+        if alone is None:
+            raise NoReplica(
+                f"No replica of `{ask.model}` that is left can answer a request alone, and it was not split "
+                f"({why.removeprefix('whole_').replace('_', ' ')}). Policies that split: disaggregated."
+            )
+        turn.last_seat = Seat(candidates.seats.item(alone.row))
+        rule = f"{alone.rule}+{why}"
+        return Whole(candidates, alone.row, fleet.block_sizes[alone.row], self.policy, rule, alone.cost_seconds)
 
     def _fleet(self, model: str) -> _Fleet:
         if self._fleets_version != self._roster.version:
@@ -166,7 +211,7 @@ class Decider:
             self._fleets_version = self._roster.version
         fleet = self._fleets.get(model)
         if fleet is None:
-            fleet = self._fleets[model] = _fleet_of(self._roster, model)
+            fleet = self._fleets[model] = _fleet_of(self._roster, model, self._answering_whole)
         return fleet
 
     def _look_again(self, fleet: _Fleet) -> _Known:
@@ -239,7 +284,7 @@ class Decider:
         return shared
 
 
-def _fleet_of(roster: Roster, model: str) -> _Fleet:
+def _fleet_of(roster: Roster, model: str, answering_whole: frozenset[str]) -> _Fleet:
     seats, ids = roster.serving(model), roster.serving_ids(model)
     facts = [roster.facts(Seat(seat)) for seat in seats.tolist()]
     block_sizes = tuple(told.block_size_tokens for told in facts)
@@ -264,6 +309,7 @@ def _fleet_of(roster: Roster, model: str) -> _Fleet:
         no_tokens=no_tokens,
         everyone=everyone,
         every_row=every_row,
+        pools=pools_of([roster.replica(Seat(seat)) for seat in seats.tolist()], facts, answering_whole),
     )
 
 

@@ -6,9 +6,10 @@
     scorers: {queue_wait: {}, prefill: {weight: 2}}            # optional for pickers that compare no costs
     picker: lowest_cost                                        # or lowest_cost: {near_seconds: 0.001}
     index: events                                              # optional; or approximate: what its matches come from
+    split: joint                                               # optional; or joint: {least_tokens: 512}
 
-The parts that may be named, and their parameters, are what the tables FILTERS, SCORERS and PICKERS hold, those of our
-own and those of rivals.
+The parts that may be named, and their parameters, are what the tables FILTERS, SCORERS, PICKERS and SPLITTERS hold,
+those of our own and those of rivals.
 """
 
 from __future__ import annotations
@@ -31,13 +32,14 @@ from router.policy.pipeline import IndexSource, NamedFilter, Policy, Term
 from router.policy.rivals import RIVAL_FILTERS, RIVAL_PICKERS, RIVAL_SCORERS
 from router.policy.scorers import SCORERS as OWN_SCORERS
 from router.policy.scorers import Scorer
+from router.policy.splitters import SPLITTERS, Splitter
 
-KEYS = ("name", "description", "filters", "scorers", "picker", "index")
+KEYS = ("name", "description", "filters", "scorers", "picker", "index", "split")
 FILTERS = {**OWN_FILTERS, **RIVAL_FILTERS}
 SCORERS = {**OWN_SCORERS, **RIVAL_SCORERS}
 PICKERS = {**OWN_PICKERS, **RIVAL_PICKERS}
 
-P = TypeVar("P", Filter, Scorer, Picker)
+P = TypeVar("P", Filter, Scorer, Picker, Splitter)
 
 
 def parse(text: str, source: str) -> Policy:
@@ -63,11 +65,12 @@ class _Reading:
         terms = self._terms(content.get("scorers"))
         picker = self._picker(content.get("picker"))
         index = self._index(content.get("index", IndexSource.EVENTS.value))
+        splitter = self._splitter(content.get("split"))
         if picker is not None and picker.compares_costs and not content.get("scorers"):
             self._fault("scorers", f"has nothing for the picker to compare. Add at least one of: {', '.join(SCORERS)}.")
         if self.faults or picker is None:
             raise ConfigError(self.faults)
-        return Policy(name, description, filters, terms, picker, index)
+        return Policy(name, description, filters, terms, picker, index, splitter)
 
     def _content(self, text: str) -> Mapping[object, object]:
         try:
@@ -160,6 +163,12 @@ class _Reading:
             return None
         name, params = self._named("picker", value)
         return None if name is None else self._part("picker", name, params, PICKERS, "picker")
+
+    def _splitter(self, value: object) -> Splitter | None:
+        if value is None:
+            return None
+        name, params = self._named("split", value)
+        return None if name is None else self._part("split", name, params, SPLITTERS, "splitter")
 
     def _index(self, value: object) -> IndexSource:
         names = [source.value for source in IndexSource]

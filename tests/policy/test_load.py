@@ -13,6 +13,7 @@ from tests.policy.makers import candidate, choice, columns, turn
 SHIPPED = (
     "cache_aware",
     "consistent_hash",
+    "disaggregated",
     "least_loaded",
     "longest_match",
     "power_of_two",
@@ -27,7 +28,7 @@ SHIPPED = (
     "mooncake",
     "smg_cache_aware",
 )
-RIVALS = SHIPPED[8:]
+RIVALS = SHIPPED[9:]
 
 
 def test_the_shelf_holds_the_policies_we_promise_each_under_its_own_name() -> None:
