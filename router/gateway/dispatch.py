@@ -122,6 +122,7 @@ class Dispatch:
         doubted: Seat | None = None
         meaning = Verdict.PASS
         spared: Seat | None = None
+        attempts = 0
         if self._handoff is not None and exchange.request is not None:
             exchange.handshakes = self._handoff.takes(exchange.request)
         while True:
@@ -139,6 +140,7 @@ class Dispatch:
             if kept is not None:
                 self._budget.spend()
                 self._account.retried(exchange, meaning.value)
+            attempts += 1
             seat = decision.seat
             if isinstance(decision, Split):
                 ended = await self._attempt_split(exchange, decision, headers, body)
@@ -154,7 +156,7 @@ class Dispatch:
                 self._health.succeeded(seat, self._clock.now())
                 return self._given(end)
             self._tell(exchange, seat, meaning)
-            if meaning is Verdict.FATAL or len(tried) >= MAX_ATTEMPTS or not self._budget.allows():
+            if meaning is Verdict.FATAL or attempts >= MAX_ATTEMPTS or not self._budget.allows():
                 return self._given(end)
             # Of two legs nobody knows whose fault a 500 was.
             whole = not isinstance(decision, Split)

@@ -18,6 +18,7 @@ to the exchange, and ends with it at the latest.
 from __future__ import annotations
 
 import asyncio
+from asyncio import FIRST_COMPLETED
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from urllib.parse import urlsplit
@@ -119,24 +120,20 @@ class Handoff:
                     return Ended(fault, donor, in_prefill=True)
             decode = asyncio.create_task(self._first(self._upstreams[taker], path, headers, decode_body, taker))
             while True:
-                beside: set[asyncio.Task[Answer | bytes | UpstreamError] | asyncio.Task[UpstreamError]] = set()
-                if not prefill.done():
-                    beside = {prefill}
-                elif watch is not None:
-                    beside = {watch}
-                await asyncio.wait({decode, *beside}, return_when=asyncio.FIRST_COMPLETED)
+                if prefill.done() and watch is None:
+                    computed_or_not = prefill.result()
+                    if not isinstance(computed_or_not, bytes):
+                        return Ended(computed_or_not, donor, in_prefill=True)
+                    if handshake.watch_path is not None:
+                        watch = asyncio.create_task(self._watch(self._upstreams[donor], handshake.watch_path))
+                beside = prefill if not prefill.done() else watch
+                await asyncio.wait((decode, beside) if beside is not None else (decode,), return_when=FIRST_COMPLETED)
                 if decode.done():
                     end = decode.result()
                     committed = isinstance(end, Answer)
                     return Ended(end, taker, in_prefill=False)
                 if watch is not None and watch.done():
                     return Ended(watch.result(), donor, in_prefill=True)
-                if prefill.done() and watch is None:
-                    given = prefill.result()
-                    if not isinstance(given, bytes):
-                        return Ended(given, donor, in_prefill=True)
-                    if handshake.watch_path is not None:
-                        watch = asyncio.create_task(self._watch(self._upstreams[donor], handshake.watch_path))
         finally:
             for task in (decode, watch, None if committed else prefill):
                 if task is not None and not task.done():

@@ -32,13 +32,20 @@ async def pools(
     handshake: str = "nixl",
     policy: Mapping[str, Any] = ALWAYS,
     failure_seconds: float = 7.5,
+    lease_seconds: float = 30.0,
+    bystander: bool = False,
     warm: bool = True,
     labels: Sequence[Mapping[str, str]] = (),
     **settings: Any,
 ) -> AsyncIterator[Stage]:
-    """`roles` by replica: prefill, decode or both. With `warm` every pair has been introduced."""
+    """`roles` by replica: prefill, decode or both. With `warm` every pair has been introduced.
+
+    `bystander`: one more simulated replica, which Homing does not know, to give orders through and to compare with.
+    """
     simulated = fleet_config(
-        replicas=len(roles), roles=tuple(roles), patience=Patience(failure_seconds=failure_seconds)
+        replicas=len(roles) + bystander,
+        roles=(*roles, *(("both",) if bystander else ())),
+        patience=Patience(lease_seconds, failure_seconds),
     )
     replicas = [
         {
