@@ -31,6 +31,7 @@ from router.index.base import Trust
 from router.index.memory import MemoryIndex
 from router.keeper import Keeper
 from router.metrics import gauge_family
+from router.policy.pools import handshake_of
 from router.proving import Proving
 from router.seating import Seating
 
@@ -97,12 +98,30 @@ def gauges(house: House, lag: LoopLag) -> Callable[[], Iterable[Metric]]:
             family.add_metric([], value)
             yield family
         yield from truth_families(house.roster, house.accuracy, house.misses)
+        yield from _moved(house)
         yield leases
         yield foreign
         yield trusts
         yield coverage
 
     return read
+
+
+def _moved(house: House) -> Iterable[Metric]:
+    """KV fetched from other replicas, as far as engines tell."""
+    counted = gauge_family(
+        "homing_engine_transfer_bytes", "KV fetched from other replicas, as the replica tells.", ("replica",)
+    )
+    timed = gauge_family("homing_engine_transfer_seconds", "Time it took, as the replica tells.", ("replica",))
+    for seat in house.roster.present():
+        load = house.keeper.kept[seat].load
+        if load is None or load.transfer_bytes is None:
+            continue
+        name = house.roster.replica(seat).id
+        counted.add_metric([name], load.transfer_bytes)
+        timed.add_metric([name], load.transfer_seconds or 0.0)
+    yield counted
+    yield timed
 
 
 def replica_entry(house: House, seat: Seat, clock: Clock) -> Mapping[str, object]:
@@ -115,6 +134,10 @@ def replica_entry(house: House, seat: Seat, clock: Clock) -> Mapping[str, object
         "url": replica.url,
         "models": [model.name for model in facts.models],
         "engine": facts.engine,
+        "role": replica.role.value,
+        "handshake": handshake_of(replica, facts),
+        "labels": dict(replica.labels),
+        "takes_over_from": _pairs(house, seat),
         "version": facts.version,
         "rank": replica.rank,
         "prefix_caching": facts.prefix_caching,
@@ -135,6 +158,19 @@ def replica_entry(house: House, seat: Seat, clock: Clock) -> Mapping[str, object
         "foreign_requests": house.ledger.foreign_requests(seat),
         "engine_running_requests": None if load is None else load.running_requests,
         "engine_waiting_requests": None if load is None else load.waiting_requests,
+        "engine_transfer_bytes": None if load is None else load.transfer_bytes,
+        "engine_transfer_seconds": None if load is None else load.transfer_seconds,
         "engine_load_age_seconds": None if load is None else clock.now() - kept.loaded_at_seconds,
         "queued_tokens": int(house.ledger.queued_tokens[seat]),
     }
+
+
+def _pairs(house: House, taker: Seat) -> Mapping[str, object]:
+    """By donor: what the pair is expected to take, of the pairs that carry requests to this replica."""
+    found: dict[str, object] = {}
+    for donor in house.roster.present():
+        if house.pairs.is_open(donor, taker):
+            fixed, per_token = house.pairs.figures(donor, taker)
+            figures = {"fixed_seconds": fixed, "seconds_per_1000_tokens": 1000 * per_token}
+            found[house.roster.replica(donor).id] = figures
+    return found

@@ -209,6 +209,7 @@ class Dispatch:
         donor, taker, now = split.prefill.seat, split.seat, self._clock.now
         leg = exchange.donor
         carried = exchange.carried = Carried()
+        exchange.counts_whole_prompt = self._handoff.handshake(donor).counts_whole_prompt
 
         def computed(answer: bytes) -> None:
             self._health.succeeded(donor, now())

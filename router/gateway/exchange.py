@@ -72,6 +72,7 @@ class Exchange(msgspec.Struct):
     # Of a split request: its prefill leg, an exchange of its own that no client waits for.
     donor: Exchange | None = None
     carried: Carried | None = None
+    counts_whole_prompt: bool = False  # its taker reports what it was given as cached
     handshakes: frozenset[str] = frozenset()  # with which it may be split, now
     verdict: Verdict | None = None
     # The answer.
@@ -82,6 +83,11 @@ class Exchange(msgspec.Struct):
     usage: Usage | None = None
     outcome: Outcome | None = None
     fault: HomingError | None = None
+
+    def donor_cached_tokens(self) -> int | None:
+        """What the replica that computed the prompt reported; None: it has not, or there is none."""
+        usage = None if self.donor is None else self.donor.usage
+        return None if usage is None else usage.cached_tokens
 
     def ask(self, tried: frozenset[Seat]) -> Ask:
         """The question for the decider."""

@@ -122,6 +122,10 @@ class Serve:
 
     async def _relay(self, client: Client, exchange: Exchange, answer: Answer, *, withhold_usage: bool) -> None:
         exchange.status = answer.response.status
+        cached = None
+        if exchange.donor is not None and exchange.counts_whole_prompt:
+            cached = exchange.donor_cached_tokens
+            self._metrics.splices.add("cached_tokens")
         with answer.response:
             try:
                 relayed = await relay(
@@ -132,6 +136,7 @@ class Serve:
                     withhold_usage=withhold_usage,
                     native=exchange.endpoint is Endpoint.GENERATE,
                     on_tokens=lambda: self._account.tokens(exchange),
+                    cached=cached,
                 )
             except UpstreamError:
                 self._dispatch.died(answer)
