@@ -15,6 +15,8 @@ from router.metrics import Metrics
 from router.policy.decision import Whole
 from router.policy.split import Decision, Split
 
+LARGEST_QUEUE_SHARE = 0.1  # of a hand-over, at the taker, for it to tell anything of the pair (as R 5.3)
+
 
 def prefill_leg(exchange: Exchange) -> Exchange:
     """The leg's exchange, before anything is charged."""
@@ -60,4 +62,6 @@ def handed_over(exchange: Exchange, leg: Exchange, metrics: Metrics, pairs: Pair
         return
     seconds = now_seconds - computed_seconds
     metrics.legs.observe(metrics.legs.row("handover"), seconds)
+    if split.decode.queue_seconds > LARGEST_QUEUE_SHARE * seconds:
+        return  # the taker's own queue would be taken for the wire's doing, and the wire shunned for it
     pairs.observe(split.prefill.seat, split.seat, tokens=split.moved_tokens, seconds=seconds)

@@ -21,8 +21,9 @@ from router.events.kinds import Cleared, EngineHash, Removed, Stored
 from router.events.silence import Silence
 from router.fleet.health import Health
 from router.fleet.ledger import Ledger
+from router.fleet.pairs import Pairs
 from router.fleet.rates import Rates
-from router.fleet.replica import Facts, Replica, ReplicaId, Seat, ServedModel
+from router.fleet.replica import Facts, Replica, ReplicaId, Role, Seat, ServedModel
 from router.fleet.roster import Roster
 from router.fleet.sessions import Sessions
 from router.gateway.account import Account, Books
@@ -43,16 +44,18 @@ from router.index.open_blocks import OpenBlocks
 from router.metrics import Metrics
 from router.policy.decider import AllBusy, Decider
 from router.policy.pipeline import Policy
+from router.policy.split import Split
 from router.prompt.blocks import TOKEN_BYTES, BlockHasher, TokenIds, root_hash
 from router.prompt.members import read_members
 from router.prompt.prompt import Prompt
 from router.prompt.read import PREFIX_TOKENS
 from router.prompt.request import Endpoint, InferenceRequest
-from router.sim.virtual import Arrival
+from router.sim.virtual import Arrival, Legs
 from router.sim.wire import BlockRemoved, BlockStored, Event
 
 MODEL = "sim"
 HEARTBEAT_SECONDS = 0.2
+HANDSHAKE = "nixl"
 _BODY = b"{}"
 
 
@@ -67,6 +70,7 @@ class Setup:
     hears_events: bool = True  # else caches are guessed from what was sent
     prior_tokens_per_second: float = 8_000.0
     max_in_flight: int | None = None
+    roles: tuple[Role, ...] = ()  # by replica, of a fleet that can hand KV over; empty: it cannot
 
 
 class Brain:
@@ -89,6 +93,7 @@ class Brain:
         self._numbers: dict[int, int] = {}
         self._beat = 0.0
         self.open_blocks = OpenBlocks() if setup.policy.reads_open_blocks else None
+        self.pairs = Pairs()
         self.decider = Decider(
             policy=setup.policy,
             roster=self._roster,
@@ -101,6 +106,8 @@ class Brain:
             rng=Random(seed),
             max_in_flight=setup.max_in_flight,
             open_blocks=self.open_blocks,
+            pairs=self.pairs,
+            answering_whole=frozenset({HANDSHAKE}),
         )
         silence, counters = Silence(), Counters(self.accuracy)
         self.misses = Misses(self.index, self._ingest, self.accuracy, counters, silence)
@@ -122,11 +129,14 @@ class Brain:
                 misses=self.misses,
                 counters=counters,
                 open_blocks=self.open_blocks,
+                pairs=self.pairs,
             ),
             self._clock,
         )
         for number in range(setup.replicas):
-            seat = self._roster.join(Replica(ReplicaId(f"r{number}"), f"http://r{number}"))
+            role = setup.roles[number] if setup.roles else Role.BOTH
+            speaks = HANDSHAKE if setup.roles else None
+            seat = self._roster.join(Replica(ReplicaId(f"r{number}"), f"http://r{number}", role, handshake=speaks))
             for room in (self._health, self._ledger, self.accuracy, self._trust):
                 room.join(seat)
             told = Facts((ServedModel(MODEL, MODEL),), setup.block_size_tokens, setup.cache_blocks)
@@ -143,7 +153,7 @@ class Brain:
 
     # What the fleet tells
 
-    def route(self, arrival: Arrival, now: float) -> int | None:
+    def route(self, arrival: Arrival, now: float) -> int | Legs | None:
         self._advance(now)
         exchange = self._open.get(arrival.request_id)
         if exchange is None:
@@ -156,7 +166,16 @@ class Brain:
         self._account.open(exchange, decision, now)
         if self._watch is not None:
             self._watch(exchange)
+        if isinstance(decision, Split):
+            return Legs(int(decision.prefill.seat), int(decision.seat))
         return int(decision.seat)
+
+    def computed(self, request_id: str, now: float, cached_tokens: int) -> None:
+        self._advance(now)
+        exchange = self._open[request_id]
+        assert isinstance(exchange.decision, Split)
+        self._health.succeeded(exchange.decision.prefill.seat, now)
+        self._account.computed(exchange, Usage(None, None, cached_tokens))
 
     def first_token(self, request_id: str, now: float) -> None:
         self._advance(now)
@@ -217,6 +236,11 @@ class Brain:
         seat = Seat(replica)
         self._health.drain(seat, False)
         self._health.probe_succeeded(seat, now)
+        if self._setup.roles:  # warmed up at once, as the gateway does within seconds
+            self.pairs.forget(seat)
+            for other in self._roster.present():
+                self.pairs.opened(seat, other)
+                self.pairs.opened(other, seat)
         self._numbers[replica] = 0
         if self._setup.hears_events:
             self._ingest.begin(seat, whole=True)
@@ -261,4 +285,5 @@ class Brain:
         exchange.request, exchange.prompt = request, prompt
         exchange.model = exchange.base = MODEL
         exchange.session_key = arrival.session
+        exchange.handshakes = frozenset({HANDSHAKE})
         return exchange

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from router.fleet.replica import Role
 from router.lab.brain import Brain, Setup
 from router.lab.outcome import Outcome, outcome
 from router.lab.workloads import Load, WorkloadAt
@@ -27,6 +28,7 @@ class Fleet:
     events: bool = True
     event_delay_seconds: float = 0.002
     lost_events_ratio: float = 0.0
+    roles: tuple[Role, ...] = ()  # by replica, where KV can be handed over
     noise_ratio: float = 0.0  # standard deviation of a step's length over its mean
 
 
@@ -53,7 +55,14 @@ def play(run: Run, at: WorkloadAt) -> Played:
     fleet = run.fleet
     blocks = fleet.cache_tokens // fleet.block_size_tokens
     limits = EngineLimits(block_count=blocks + 1, block_size_tokens=fleet.block_size_tokens)
-    setup = Setup(load.load(run.policy), fleet.replicas, fleet.block_size_tokens, blocks, hears_events=fleet.events)
+    setup = Setup(
+        load.load(run.policy),
+        fleet.replicas,
+        fleet.block_size_tokens,
+        blocks,
+        hears_events=fleet.events,
+        roles=fleet.roles,
+    )
     brains = [Brain(setup, run.load.seed + number) for number in range(fleet.routers)]
     began_seconds = time.process_time()
     virtual = VirtualFleet(

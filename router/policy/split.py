@@ -86,8 +86,7 @@ class Split(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     @property
     def cost_seconds(self) -> float:
-        pair = self.pair
-        return self.prefill.cost_seconds + pair.handover_seconds + pair.distance_seconds + pair.decode_seconds
+        return self.pair.seconds(self.prefill.cost_seconds)
 
     @property
     def reason(self) -> str:
@@ -95,6 +94,8 @@ class Split(msgspec.Struct, frozen=True, eq=False, gc=False):
         pair = self.pair
         parts = f"{self.prefill.cost_seconds:.3f} s on {self.prefill.replica}"
         parts += f" + {pair.handover_seconds:.3f} s to hand over to {self.replica}"
+        if pair.queue_seconds > self.prefill.cost_seconds + pair.handover_seconds:
+            parts += f", while {pair.queue_seconds:.3f} s are queued there"
         if pair.distance_seconds:
             parts += f" + {pair.distance_seconds:.3f} s distance"
         if self.alone is None:
@@ -122,6 +123,7 @@ class Split(msgspec.Struct, frozen=True, eq=False, gc=False):
             "handover_seconds": pair.handover_seconds,
             "distance_seconds": pair.distance_seconds,
             "decode_seconds": pair.decode_seconds,
+            "decode_queue_seconds": pair.queue_seconds,
             "alone_replica": None if self.alone is None else self.alone.replica,
             "alone_cost_seconds": None if self.alone is None else self.alone.cost_seconds,
         }

@@ -2,13 +2,15 @@
 
 Ours, `joint`, prices every pair as the client would feel it, against the best replica alone:
 
-    pair(P, D) = the policy's own price of P + hand-over of what D lacks from P to D + distance + the decode batch of D
-    alone(D)   = the policy's own price of D + what our prefill would stall D's running answers
+    price(R)   = the policy's own price of R + what our prefill there would stall R's open requests
+    pair(P, D) = the later of (price(P) + handing over from P to D what D lacks) and (the work queued at D, which goes
+                 on meanwhile), + distance + the decode batch of D
+    alone(D)   = price(D)
 
-and splits only when that saves a margin. There is no length from which on it splits: a long prompt stays where most of
-it is cached, and a short one leaves a replica whose queue is long. Which price is lower may change with every arrival,
-so a size of prompt that was not split must promise the whole margin before it is, and one that was keeps being split
-while there is anything to gain (`Habit`).
+and splits only when that saves a share of the prefill that D is spared. There is no length from which on it splits: a
+long prompt stays where most of it is cached, and a short one leaves a replica whose queue is long. Which price is lower
+may change with every arrival, so a size of prompt that was not split must promise the whole margin before it is, and
+one that was keeps being split while there is anything to gain (`Habit`).
 
 The others are rules of rivals, for comparisons. To add one: a small frozen dataclass with `choose`, parameters
 made by `param`, and a line in `SPLITTERS`.
@@ -61,7 +63,13 @@ class Pair(NamedTuple):
     handover_seconds: float
     distance_seconds: float
     decode_seconds: float
+    queue_seconds: float  # at the taker, while its donor is at work
     rule: str
+
+    def seconds(self, donor_seconds: float) -> float:
+        """The whole price, at this price of the donor."""
+        ready = max(donor_seconds + self.handover_seconds, self.queue_seconds)
+        return ready + self.distance_seconds + self.decode_seconds
 
 
 # A pair, or the reason why the request stays whole.
@@ -93,9 +101,9 @@ class Joint:
 
     # Below this a hand-over costs more scheduling than the prefill it spares; blocks are 16 to 64 tokens.
     least_tokens: int = param(256, least=1)
-    margin_ratio: float = param(0.1, least=0.0)  # of the price alone that a split must save to begin
+    margin_ratio: float = param(0.1, least=0.0)  # of the prefill alone, that a split must save to begin
     margin_seconds: float = param(0.01, least=0.0)  # and at least
-    # Of each running answer's delay by our prefill, what we count as ours. Chunked prefill lets a batch of some dozens
+    # Of each open request's delay by our prefill, what we count as ours. Chunked prefill lets a batch of some dozens
     # run at a fraction of its speed meanwhile; at 0.02 fifty of them double the price.
     stall_ratio: float = param(0.02, least=0.0)
     decode_seconds_each: float = param(0.0005, least=0.0)  # as the scorer open_requests
@@ -109,20 +117,19 @@ class Joint:
             uncached_tokens = view.uncached_tokens(alone)
             if uncached_tokens < self.least_tokens:
                 return "whole_little_to_compute"
-        pair = self._best(view, turn)
+        own_seconds = cost.prefill_seconds(view.candidates)
+        price_seconds = view.price_seconds + own_seconds * view.candidates.open_requests * self.stall_ratio
+        pair = self._best(view, price_seconds, turn)
         if alone is None or isinstance(pair, str):
             return pair
-        stalled = float(view.candidates.open_requests.item(alone)) * self.stall_ratio
-        alone_seconds = view.price_seconds.item(alone)
-        alone_seconds += stalled * float(cost.prefill_seconds(view.candidates).item(alone))
-        pair_seconds = view.price_seconds.item(pair.donor) + pair.handover_seconds + pair.distance_seconds
-        saved_seconds = alone_seconds - pair_seconds - pair.decode_seconds
-        needed_seconds = max(self.margin_seconds, self.margin_ratio * alone_seconds)
+        prefill_seconds = float(own_seconds.item(alone))
+        saved_seconds = price_seconds.item(alone) - pair.seconds(price_seconds.item(pair.donor))
+        needed_seconds = max(self.margin_seconds, self.margin_ratio * prefill_seconds)
         splits = saved_seconds > (0.0 if habit.of(uncached_tokens) else needed_seconds)
         habit.remember(uncached_tokens, splits)
         return pair if splits else "whole_is_sooner"
 
-    def _best(self, view: View, turn: Turn) -> Splitting:
+    def _best(self, view: View, price_seconds: FloatArray, turn: Turn) -> Splitting:
         pools, usable = view.pools, view.usable
         distance = np.zeros(usable.shape)
         if self.near_label:
@@ -131,7 +138,9 @@ class Joint:
             if self.far_forbidden:
                 usable = usable & ~far
         decode = view.candidates.open_requests[pools.takers] * self.decode_seconds_each
-        prices = view.price_seconds[pools.donors][:, None] + view.handover_seconds + distance + decode
+        queued = cost.queue_seconds(view.candidates)[pools.takers]
+        ready = price_seconds[pools.donors][:, None] + view.handover_seconds
+        prices = np.maximum(ready, queued) + distance + decode
         at = _cheapest(view, prices, usable, turn)
         if at is None:
             return "whole_no_pair"
@@ -142,6 +151,7 @@ class Joint:
             view.handover_seconds.item(donor, taker),
             distance.item(donor, taker),
             decode.item(taker),
+            queued.item(taker),
             "split_joint",
         )
 
@@ -217,4 +227,4 @@ def _one_after_the_other(view: View, rule: str) -> Splitting:
     busy = np.where(usable[donor], view.candidates.open_requests[pools.takers], np.inf)
     taker = int(busy.argmin())
     handover_seconds = view.handover_seconds.item(donor, taker)
-    return Pair(int(pools.donors.item(donor)), int(pools.takers.item(taker)), handover_seconds, 0.0, 0.0, rule)
+    return Pair(int(pools.donors.item(donor)), int(pools.takers.item(taker)), handover_seconds, 0.0, 0.0, 0.0, rule)
