@@ -22,11 +22,15 @@ SHIPPED = (
     "session_sticky",
     "dualmap",
     "dynamo",
+    "dynamo_conditional",
     "llmd_affinity",
     "llmd_blend",
     "lmetric",
     "mooncake",
     "smg_cache_aware",
+    "split_always",
+    "split_never",
+    "split_threshold",
 )
 RIVALS = SHIPPED[9:]
 

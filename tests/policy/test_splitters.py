@@ -143,7 +143,7 @@ def test_a_prompt_the_decode_replica_has_cached_stays_there_however_long_it_is()
 
 def test_a_prefill_replica_with_a_long_queue_is_not_waited_for() -> None:
     fleet = Fleet(P, D)
-    fleet.queue(1, requests=60)
+    fleet.queue(1, requests=20)
     fleet.queue(0, tokens=30_000)
     assert over(fleet.ask()) == ("d1",)
 
@@ -160,7 +160,7 @@ def test_the_pair_is_chosen_together_not_one_after_the_other() -> None:
 
 def test_a_slow_wire_keeps_a_request_whole() -> None:
     fleet = Fleet(P, D)
-    fleet.queue(1, requests=60)
+    fleet.queue(1, requests=20)
     for _ in range(60):
         fleet.pairs.observe(Seat(0), Seat(1), tokens=8_000, seconds=5.0)
     assert over(fleet.ask()) == ("d1",)
@@ -168,12 +168,12 @@ def test_a_slow_wire_keeps_a_request_whole() -> None:
 
 def test_sizes_that_are_split_go_on_being_split_while_there_is_anything_to_gain() -> None:
     fleet = Fleet(P, D)
-    fleet.queue(1, requests=6)  # the split saves a little, less than the margin
+    fleet.queue(1, requests=1)  # the split saves a little, less than the margin
     assert over(fleet.ask()) == ("d1",)
-    fleet.queue(1, requests=54)
+    fleet.queue(1, requests=59)
     assert over(fleet.ask()) == ("p0", "d1")
     fresh, habit = Fleet(P, D), fleet
-    fresh.queue(1, requests=7)
+    fresh.queue(1, requests=1)
     habit.ledger = fresh.ledger
     habit.decider._ledger = fresh.ledger
     assert over(fresh.ask()) == ("d1",)
