@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from router import config
+from router.discovery import static
 from router.errors import ConfigError
+from router.fleet.replica import Role
 
 GOOD = """
 replicas:
@@ -96,3 +98,25 @@ def test_keys_come_from_the_file_and_the_environment(tmp_path: Path, monkeypatch
     )
     assert read.auth.api_keys() == frozenset(("one", "two"))
     assert read.auth.replica_api_key() == "secret"
+
+
+def test_a_replica_tells_its_role_how_it_moves_kv_and_where_it_stands(tmp_path: Path) -> None:
+    file = tmp_path / "homing.yaml"
+    file.write_text(
+        "replicas:\n"
+        "  - {url: 'http://p:8000', role: prefill, handshake: mooncake, bootstrap_port: 8999, labels: {zone: a}}\n"
+        "  - {url: 'http://d:8000', role: decode}\n"
+        "  - {url: 'http://b:8000'}\n"
+    )
+    first, second, third = static.replicas(config.read(file, {}).replicas)
+    assert (first.role, first.handshake, first.bootstrap_port, first.labels) == (
+        Role.PREFILL,
+        "mooncake",
+        8999,
+        {"zone": "a"},
+    )
+    assert (second.role, second.handshake) == (Role.DECODE, None)
+    assert third.role is Role.BOTH
+    file.write_text("replicas:\n  - {url: 'http://p:8000', role: decoder}\n")
+    with pytest.raises(ConfigError, match=r"replicas\.0\.role"):
+        config.read(file, {})

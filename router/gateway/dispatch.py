@@ -63,6 +63,12 @@ def verdict(end: Answer | UpstreamError) -> Verdict:
     return Verdict.FAILED
 
 
+def leg_verdict(ended: Ended) -> Verdict:
+    """As of any attempt, but that no end of a prefill leg is fatal: nothing of its body was for the client."""
+    meaning = verdict(ended.end)
+    return Verdict.FAILED if meaning is Verdict.FATAL and ended.in_prefill else meaning
+
+
 @dataclass(slots=True)
 class RetryBudget:
     """At most a tenth of requests are retried in the long run, so that a failing fleet is not drowned in retries."""
@@ -122,7 +128,7 @@ class Dispatch:
         doubted: Seat | None = None
         meaning = Verdict.PASS
         spared: Seat | None = None
-        attempts = 0
+        attempts, charged = 0, True
         if self._handoff is not None and exchange.request is not None:
             exchange.handshakes = self._handoff.takes(exchange.request)
         while True:
@@ -138,7 +144,8 @@ class Dispatch:
             if isinstance(kept, Answer):
                 kept.response.abort()
             if kept is not None:
-                self._budget.spend()
+                if charged:
+                    self._budget.spend()
                 self._account.retried(exchange, meaning.value)
             attempts += 1
             seat = decision.seat
@@ -146,22 +153,24 @@ class Dispatch:
                 ended = await self._attempt_split(exchange, decision, headers, body)
                 end, seat = ended.end, ended.seat
                 spared = self._after_split(exchange, decision, ended, tried)
+                meaning = leg_verdict(ended)
             else:
                 end = await self._attempt(exchange, seat, headers, body)
+                meaning = verdict(end)
             tried.append(seat)
-            meaning = verdict(end)
             if meaning is Verdict.PASS:
                 if doubted is not None:
                     self._health.failed(doubted, self._clock.now())
                 self._health.succeeded(seat, self._clock.now())
                 return self._given(end)
             self._tell(exchange, seat, meaning)
-            if meaning is Verdict.FATAL or attempts >= MAX_ATTEMPTS or not self._budget.allows():
-                return self._given(end)
-            # Of two legs nobody knows whose fault a 500 was.
+            # A split request that goes on whole costs the fleet no more than one that never was, and a donor's death
+            # meets all its requests at once: no budget for that. And of two legs nobody knows whose fault a 500 was.
             whole = not isinstance(decision, Split)
+            if meaning is Verdict.FATAL or attempts >= MAX_ATTEMPTS or (whole and not self._budget.allows()):
+                return self._given(end)
             doubted = seat if meaning is Verdict.DOUBTFUL and whole else None
-            kept = end
+            kept, charged = end, whole
             self._admission.nudge()  # the failed attempt's room
 
     def _place(self, exchange: Exchange, place: Place, tried: Sequence[Seat]) -> Decision:
@@ -222,7 +231,7 @@ class Dispatch:
             self._health.abandoned(taker, now(), trial=exchange.trial)
             self._health.abandoned(donor, now(), trial=leg.trial)
             raise
-        meaning = verdict(ended.end)
+        meaning = leg_verdict(ended)
         if ended.in_prefill:
             self._health.abandoned(taker, now(), trial=exchange.trial)
         elif leg.first_token_seconds is None and meaning is not Verdict.PASS:

@@ -48,7 +48,7 @@ def log_line(receipt: Receipt) -> dict[str, object]:
         "prefill_replica": decision.prefill.replica if isinstance(decision, Split) else None,
         "policy": decision.policy if decision is not None else None,
         "why": decision.reason if decision is not None else None,
-        "attempts": len(receipt.attempts),
+        "attempts": sum(attempt.leg != "prefill" for attempt in receipt.attempts),  # two legs are one attempt
         "prompt_tokens": receipt.prompt_tokens,
         "predicted_cached_tokens": decision.predicted_cached_tokens if decision is not None else None,
         "reported_cached_tokens": receipt.reported_cached_tokens,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 import msgspec
+import numpy as np
 
 from router.engines.handshakes import ANSWERING_WHOLE
 from router.errors import UpstreamError
@@ -58,6 +59,8 @@ class Warming:
         self._running: dict[Pair, asyncio.Task[None]] = {}
         self._not_before: dict[Pair, float] = {}
         self._told: dict[Pair, str] = {}
+        self._version = -1
+        self._matched: dict[Pair, str] = {}
 
     def beat(self, now_seconds: float) -> None:
         """Begin what is to be warmed. Ask now and then."""
@@ -75,6 +78,14 @@ class Warming:
 
     def _wanted(self, now_seconds: float) -> dict[Pair, str]:
         """Pairs that match and whose replicas are well, with a model both serve."""
+        if self._version != self._roster.version:
+            self._version, self._matched = self._roster.version, self._matching()
+        seats = np.array(self._roster.present(), dtype=np.int64)
+        well = {Seat(seat) for seat in seats[self._health.allowed(seats, now_seconds)].tolist()}
+        return {pair: model for pair, model in self._matched.items() if well.issuperset(pair)}
+
+    def _matching(self) -> dict[Pair, str]:
+        """Pairs that match, whoever is well: every pair is looked at, so only when the roster has changed."""
         found: dict[Pair, str] = {}
         for model in self._roster.models():
             seats = [Seat(seat) for seat in self._roster.serving(model.name).tolist()]
@@ -84,11 +95,8 @@ class Warming:
             pools = pools_of([self._roster.replica(seat) for seat in seats], facts, ANSWERING_WHOLE)
             if pools is None:
                 continue
-            allowed = self._health.allowed(self._roster.serving(model.name), now_seconds)
             for donor, taker in zip(*(places.tolist() for places in pools.matched.nonzero()), strict=True):
-                p, d = pools.donors.item(donor), pools.takers.item(taker)
-                if allowed[p] and allowed[d]:
-                    found.setdefault((seats[p], seats[d]), model.name)
+                found.setdefault((seats[pools.donors.item(donor)], seats[pools.takers.item(taker)]), model.name)
         return found
 
     async def _warm(self, pair: Pair, model: str) -> None:
