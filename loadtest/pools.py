@@ -4,8 +4,8 @@ Two fleets of four replicas: `any`, where each may compute for any other, and `2
 others as long as anybody else can answer. Two workloads: long prompts with short answers, short prompts with longer
 ones. The seeds are others than those the price of stalls was chosen by (seed 1).
 
-Policies see the same requests at the same moments; the last column is the time to first token of ours less theirs,
-paired by request and seed (`router/lab/pairs.py`). The wires carry 100 Gb/s each; step times vary by 15 %.
+Policies see the same requests at the same moments; the last columns are the times to first and last token of ours less
+theirs, paired by request and seed (`router/lab/pairs.py`). The wires carry 100 Gb/s each; step times vary by 15 %.
 """
 
 from __future__ import annotations
@@ -87,35 +87,40 @@ def run(cell: Cell, policy: str, seed: int, requests: int) -> Figures:
     )
 
 
-def row(policy: str, runs: Sequence[Figures], ours: Sequence[Figures]) -> tuple[list[str], Difference | None]:
-    """Cells of the table, and our first tokens less this policy's."""
-    less = None if runs is ours else difference([one.first_token for one in ours], [one.first_token for one in runs])
+def row(policy: str, runs: Sequence[Figures], ours: Sequence[Figures]) -> tuple[list[str], list[Difference]]:
+    """Cells of the table, and our first and last tokens less this policy's; none for ourselves."""
+    less = []
+    if runs is not ours:
+        less.append(difference([one.first_token for one in ours], [one.first_token for one in runs]))
+        less.append(difference([one.whole for one in ours], [one.whole for one in runs]))
     first = fmean(fmean(one.first_token.values()) for one in runs)
     whole = fmean(fmean(one.whole.values()) for one in runs)
     share = fmean(one.split / len(one.whole) for one in runs)
     gap = fmean(one.inter_token_p99_seconds for one in runs)
     cells = [policy, f"{share:.0%}", f"{fmean(one.hit_ratio for one in runs):.0%}", f"{first:.3f} s"]
     cells += [f"{1000 * gap:.0f} ms", f"{whole:.2f} s"]
-    told = f"{less.mean:+.3f} s [{less.low:+.3f}, {less.high:+.3f}] {less.verdict}" if less else ""
-    return [*cells, told], less
+    cells += [f"{one.mean:+.3f} s [{one.low:+.3f}, {one.high:+.3f}] {one.verdict}" for one in less] or ["", ""]
+    return cells, less
 
 
 def page(results: Mapping[tuple[Cell, str], Sequence[Figures]], about: Mapping[str, object]) -> str:
     lines = ["# When to split prefill from decode", ""]
     lines += [f"{about['machine']}, commit {about['commit']}: `{about['command']}`", "", (__doc__ or "").strip(), ""]
-    verdicts: dict[str, int] = {}
+    verdicts: dict[str, dict[str, int]] = {"first": {}, "last": {}}
+    headings = ("policy", "split", "hit", "TTFT mean", "inter-token p99", "to the last token")
+    headings += (f"first token, {OURS} less it", "last token")
     for cell in dict.fromkeys(cell for cell, _ in results):
         lines += [f"## {cell.roles}, {cell.shape} prompts, {cell.rate_per_second:g}/s", ""]
-        headings = ("policy", "split", "hit", "TTFT mean", "inter-token p99", "to the last token", f"{OURS} less it")
         lines += ["| " + " | ".join(headings) + " |", "| --- |" + " ---: |" * (len(headings) - 1)]
         for policy in (OURS, *RIVALS):
             cells, less = row(policy, results[cell, policy], results[cell, OURS])
             lines.append("| " + " | ".join(cells) + " |")
-            if less is not None:
-                verdicts[less.verdict] = verdicts.get(less.verdict, 0) + 1
+            for name, one in zip(verdicts, less, strict=False):
+                verdicts[name][one.verdict] = verdicts[name].get(one.verdict, 0) + 1
         lines.append("")
-    told = ", ".join(f"{name} in {count}" for name, count in sorted(verdicts.items()))
-    lines += [f"Time to first token, {OURS} against each rule in each cell: {told}.", ""]
+    for name, counts in verdicts.items():
+        told = ", ".join(f"{verdict} in {count}" for verdict, count in sorted(counts.items()))
+        lines += [f"Time to the {name} token, {OURS} against each rule in each cell: {told}.", ""]
     return "\n".join(lines)
 
 
