@@ -221,6 +221,8 @@ class Account:
         told = [(b"x-homing-request-id", exchange.id.encode())]
         if exchange.decision is not None:
             told.append((b"x-homing-replica", exchange.decision.replica.encode()))
+            if isinstance(exchange.decision, Split):
+                told.append((b"x-homing-prefill-replica", exchange.decision.prefill.replica.encode()))
             told.append((b"x-homing-predicted-cached-tokens", b"%d" % exchange.predicted_cached_tokens))
         return told
 

@@ -8,7 +8,7 @@ failure, the dispatcher's, who is told which leg ended it.
 
 **A donor's death after its answer** shows in no connection of ours: the taker fetches from it, and a real vLLM tells
 of it after 7 to 31 seconds. So while the taker is silent its donor is asked how it is, ever again: refused, reset, a
-5xx or no word within WATCH_TIMEOUT_SECONDS end the attempt, within two seconds of the death.
+5xx, or twice in a row no word within WATCH_TIMEOUT_SECONDS, end the attempt, within two seconds of the death.
 
 **Every leg ends here.** A leg that is not needed any more (its other leg failed, the client hung up, Homing stops) is
 closed, which ends its request in the engine. Only the prefill leg of a committed answer outlives the call; it belongs
@@ -31,7 +31,7 @@ from router.errors import UpstreamError
 from router.fleet.replica import Seat
 from router.fleet.roster import Roster
 from router.gateway.exchange import Answer, Carried
-from router.gateway.failures import ConnectFailed
+from router.gateway.failures import ConnectFailed, TimedOut
 from router.gateway.headers import RawHeaders
 from router.gateway.http1 import Timeouts
 from router.gateway.upstream import Upstream
@@ -41,7 +41,8 @@ from router.prompt.splices import Pieces
 
 WATCH_AFTER_SECONDS = 0.25  # most hand-overs are done by then
 WATCH_EVERY_SECONDS = 0.5
-WATCH_TIMEOUT_SECONDS = 1.2
+WATCH_TIMEOUT_SECONDS = 0.75
+SILENCES = 2  # in a row, for a busy donor may be slow to answer once
 WATCH_TIMEOUTS = Timeouts(WATCH_TIMEOUT_SECONDS, WATCH_TIMEOUT_SECONDS, WATCH_TIMEOUT_SECONDS)
 
 
@@ -193,14 +194,18 @@ class Handoff:
     async def _watch(self, upstream: Upstream, path: str) -> UpstreamError:
         """Ends when the donor is found dead, with how."""
         await asyncio.sleep(WATCH_AFTER_SECONDS)
+        silences = 0
         while True:
             try:
                 async with asyncio.timeout(WATCH_TIMEOUT_SECONDS):
                     with await upstream.request("GET", path, timeouts=WATCH_TIMEOUTS) as response:
                         if response.status >= 500:
                             return ConnectFailed(f"{upstream.origin} is unwell while its KV is fetched")
+                silences = 0
+                await asyncio.sleep(WATCH_EVERY_SECONDS)
+            except (TimeoutError, TimedOut):
+                silences += 1
+                if silences >= SILENCES:
+                    return ConnectFailed(f"{upstream.origin} fell silent while its KV was fetched")
             except UpstreamError as fault:
                 return ConnectFailed(f"{upstream.origin} died while its KV was fetched: {fault}")
-            except TimeoutError:
-                return ConnectFailed(f"{upstream.origin} fell silent while its KV was fetched")
-            await asyncio.sleep(WATCH_EVERY_SECONDS)

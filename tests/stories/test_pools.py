@@ -35,6 +35,7 @@ async def test_a_streamed_chat_is_computed_on_one_replica_and_answered_by_anothe
         answer = await stage.ask(LONG, stream=True, max_tokens=9)
         assert answer.status_code == 200
         assert answer.headers["x-homing-replica"] == "d1"
+        assert answer.headers["x-homing-prefill-replica"] == "p0"
         assert answer.text.endswith("data: [DONE]\n\n")
         assert '"usage"' not in answer.text, "nobody asked for it"
         assert spoken(answer.text) == await alone(stage, 1, LONG, max_tokens=9)
