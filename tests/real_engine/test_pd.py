@@ -149,8 +149,7 @@ def test_every_request_is_split_and_says_what_a_single_engine_says(pair: Pair, s
     assert fetched > 0
     told = pair.homing.receipts()
     receipts = [told[one.name] for one in asked]
-    assert all(receipt["decision"]["split"] is not None for receipt in receipts)
-    assert all([a["leg"] for a in receipt["attempts"]] == ["prefill", "decode"] for receipt in receipts)
+    assert [r["attempts"] for r in receipts if [a["leg"] for a in r["attempts"]] != ["prefill", "decode"]] == []
     judged = [receipt["verdict"] for receipt in receipts if receipt["verdict"]["judged"]]
     exact = sum(verdict["exact"] for verdict in judged)
     assert pair.homing.metric("homing_leases_open{") == 0
