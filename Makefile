@@ -4,9 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test check format lint types micro load lab ladder clean lock
+.PHONY: help setup demo test check format lint types micro load agreement lab ladder clean lock
 help:            ## what can be made
-	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 $(READY): pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
@@ -39,8 +39,17 @@ micro: $(READY)  ## micro-benchmarks beside a bare relay
 load: $(READY)   ## locust against URL (default a local Homing)
 	$(BIN)/python -m locust -f loadtest/locustfile.py -H $(or $(URL),http://127.0.0.1:8080)
 
+agreement: $(READY) ## does the virtual fleet rank policies as a run over HTTP does, into loadtest/results
+	$(BIN)/python -m loadtest.agreement $(AGREEMENT)
+
 lab: $(READY)    ## policies against each other in virtual time, into loadtest/results (LAB="--traces DIR")
 	$(BIN)/python -m loadtest.lab $(LAB)
+
+lab-full: $(READY) ## the same with every rival, hardships everywhere, loads by 3 seeds: hours; goes on where it stopped
+	$(BIN)/python -m loadtest.lab --full $(LAB)
+
+ablation: $(READY) ## what each term of the default policy is worth: it without one at a time
+	$(BIN)/python -m loadtest.lab --ablation $(LAB)
 
 ladder: $(READY) ## llm-d's published ladder in virtual time, beside its figures
 	$(BIN)/python -m loadtest.ladder $(LADDER)

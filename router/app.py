@@ -15,7 +15,7 @@ from typing import IO
 import httpx
 import zmq
 
-from router.clock import Clock, SystemClock
+from router.clock import SystemClock
 from router.config import Config
 from router.discovery import static
 from router.engines import sglang
@@ -39,6 +39,7 @@ from router.gateway.dispatch import Dispatch
 from router.gateway.garbage import keep_out_of_the_way
 from router.gateway.handoff import Handoff
 from router.gateway.headers import Credentials
+from router.gateway.holding import Holding
 from router.gateway.journal import Journal
 from router.gateway.lag import LoopLag
 from router.gateway.listen import bind, listening
@@ -46,15 +47,18 @@ from router.gateway.misses import Misses
 from router.gateway.readers import Readers
 from router.gateway.readiness import CaughtUp, Readiness
 from router.gateway.receipts import Receipts
+from router.gateway.recorder import Recorder
 from router.gateway.room import Room
 from router.gateway.routes import Routes, control
 from router.gateway.serve import Serve
+from router.gateway.shadowing import Shadowing
 from router.gateway.told import log_line
 from router.gateway.trust import EffectiveTrust
 from router.gateway.trust_news import TrustNews
 from router.gateway.upstream import Upstream
 from router.gateway.warming import Warming
-from router.house import House, gauges, replica_entry
+from router.house import House, gauges, recorded_fleet, replica_entry
+from router.housekeeping import keep_house
 from router.index.accuracy import Accuracy
 from router.index.base import Trust
 from router.index.budget import Budget
@@ -62,11 +66,11 @@ from router.index.counters import Counters
 from router.index.guessed import Guessed
 from router.index.in_flight import InFlight
 from router.index.memory import MemoryIndex
-from router.index.open_blocks import OpenBlocks
 from router.keeper import Keeper, Say
 from router.metrics import Metrics
 from router.policy import load
-from router.policy.decider import Decider
+from router.policy.decider import Decider, open_blocks_for
+from router.policy.shadow import Shadow
 from router.prompt.blocks import BlockHasher
 from router.prompt.read import PromptReader
 from router.proving import Proving
@@ -75,7 +79,6 @@ from router.seating import Rooms, Seating
 # The engines whose language Homing speaks, in the order in which an unknown replica is held against them.
 DIALECTS: tuple[Dialect, ...] = (Vllm(), *sglang.RELEASES)
 READING_THREADS = 2  # tokenizing releases the GIL; more threads than that only contend
-HOUSEKEEPING_SECONDS = 0.2
 
 
 def _silent(_line: str) -> None:
@@ -98,6 +101,10 @@ async def running(config: Config, *, log: IO[bytes] | None = None, say: Say = _s
 @contextlib.asynccontextmanager
 async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncIterator[House]:
     policy = load.load(config.policy)
+    shadow = None
+    if config.shadow_policy is not None:
+        shadow = Shadow(load.load(config.shadow_policy), policy, random.Random(config.seed))
+    policies = (policy,) if shadow is None else (policy, shadow.policy)
     clock = SystemClock()
     metrics = Metrics()
     roster, health, ledger, latency = Roster(), Health(), Ledger(), Latency()
@@ -106,7 +113,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
     index = MemoryIndex(Budget(config.index.budget_megabytes * 2**20))
     guessed, accuracy = Guessed(index), Accuracy()
     ingest = Ingest(index, hash_seed=config.tokens.hash_seed)
-    receipts, journal, lag = Receipts(), Journal(log, log_line), LoopLag()
+    receipts, journal, lag, recorder = Receipts(), Journal(log, log_line), LoopLag(), Recorder(say)
     credentials = Credentials(config.auth.api_keys(), config.auth.replica_api_key())
     upstreams: dict[Seat, Upstream] = {}
     silence = Silence()
@@ -115,7 +122,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
     news = TrustNews(lambda seat: roster.replica(seat).id, misses.suspicion, say)
     trust = EffectiveTrust(ingest, accuracy, lambda seat, before, now: news.changed(seat, before, now, clock.now()))
     per_replica = config.limits.max_in_flight_per_replica
-    open_blocks = OpenBlocks() if policy.reads_open_blocks else None
+    open_blocks = open_blocks_for(policies)
     decider = Decider(
         policy=policy,
         roster=roster,
@@ -141,6 +148,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
         clock,
         Room(roster, health, ledger, clock, per_replica),
     )
+    holding = None if policy.hold is None else Holding(policy.hold, clock)
     account = Account(
         Books(
             ledger=ledger,
@@ -160,6 +168,8 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
             counters=counters,
             open_blocks=open_blocks,
             pairs=pairs,
+            recorder=recorder,
+            holding=holding,
         ),
         clock,
     )
@@ -262,6 +272,8 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
                 seating=seating,
                 misses=misses,
                 news=news,
+                recorder=recorder,
+                holding=holding,
             )
             metrics.gauges.append(gauges(house, lag))
             handoff = Handoff(
@@ -290,6 +302,8 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
                     upstreams,
                     metrics,
                     clock,
+                    shadowing=None if shadow is None else Shadowing(shadow, metrics, say),
+                    holding=holding,
                     handoff=handoff if splits else None,
                     pairs=pairs,
                 ),
@@ -298,26 +312,40 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
                 metrics=metrics,
                 clock=clock,
                 session_headers=config.sessions.headers,
-                reads_sessions=policy.reads_sessions,
+                reads_sessions=any(one.reads_sessions for one in policies),
                 usage_probe=config.usage_probe,
                 body_limit_bytes=int(config.limits.body_megabytes * 2**20),
+                recorder=recorder,
             )
             for replica in static.replicas(config.replicas):
                 keeper.join(replica)
             beats = [
                 tasks.create_task(lag.run()),
-                tasks.create_task(_keep_house(house, clock, warming if splits else None)),
+                tasks.create_task(keep_house(house, clock, warming if splits else None)),
             ]
             routes = Routes(serve, control(roster, readiness, credentials, clock.wall()))
             private_routes = admin(
-                metrics, receipts, readiness, lambda: [replica_entry(house, seat, clock) for seat in roster.present()]
+                metrics,
+                receipts,
+                readiness,
+                fleet=lambda: [replica_entry(house, seat, clock) for seat in roster.present()],
+                record=lambda seconds, model: recorder.stream(
+                    seconds=seconds,
+                    model=model,
+                    fleet=recorded_fleet(house, model, config.policy),
+                    clock=clock,
+                    idle=lambda: admission.in_flight == 0,
+                ),
             )
             try:
                 async with (
                     listening(private_routes, private, 1.0),
                     listening(routes, public, config.limits.drain_seconds),
                 ):
-                    yield house
+                    try:
+                        yield house
+                    finally:
+                        recorder.stop()
             finally:
                 for beat in beats:
                     beat.cancel()
@@ -342,7 +370,10 @@ async def serve(config: Config, *, log: IO[bytes] | None, say: Say | None = None
         loop.add_signal_handler(which, on_signal, which)
     tell = say or (lambda line: print(line, file=sys.stderr, flush=True))
     async with running(config, log=log, say=tell) as house:
-        tell(f"Homing listens on {house.url}, policy {config.policy}; metrics and /homing/* on {house.admin_url}")
+        shadow = "" if config.shadow_policy is None else f", shadow policy {config.shadow_policy}"
+        tell(
+            f"Homing listens on {house.url}; metrics and /homing/* on {house.admin_url}; policy {config.policy}{shadow}"
+        )
         collector = asyncio.ensure_future(keep_out_of_the_way())
         await stop.wait()
         house.readiness.draining = True
@@ -351,23 +382,6 @@ async def serve(config: Config, *, log: IO[bytes] | None, say: Say | None = None
             await asyncio.sleep(config.limits.notice_seconds)
         collector.cancel()
         tell("stopping: open requests may end, new ones are refused; a second signal ends at once")
-
-
-async def _keep_house(house: House, clock: Clock, warming: Warming | None) -> None:
-    """What nobody's request should pay for: expired leases, purges, trust seen anew."""
-    while True:
-        await asyncio.sleep(HOUSEKEEPING_SECONDS)
-        house.index.recent.expire(clock.now())
-        house.index.purge(1000)
-        house.seating.sweep()
-        house.misses.beat(house.roster.present(), clock.now())
-        for seat in house.misses.drifted(house.roster.present()):
-            house.proving.restarted(seat)  # its tokens are compared with ours anew
-        for seat in house.roster.present():
-            house.trust.refresh(seat)
-        house.news.beat(clock.now())
-        if warming is not None:
-            warming.beat(clock.now())
 
 
 def _only(faults: BaseException) -> BaseException:

@@ -1,4 +1,4 @@
-"""The command line: `homing serve`, `doctor`, `sim`, `demo`, `compare`, `policies`, `check`, `explain`, `version`."""
+"""The command line: `homing serve`, `record`, `simulate`, `compare`, `doctor`, `explain` and the rest."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from router import app, config, demo
 from router.doctor import command as doctor
 from router.errors import ConfigError
 from router.explain import show
-from router.lab import compare
+from router.lab import compare, record, simulate
 from router.policy import load
 from router.sim import server as sim_server
 
@@ -51,9 +51,10 @@ def main() -> None:
     """Homing sends each prompt to the LLM replica where its KV cache is already warm.
 
     \b
-    Try it without a GPU:        homing demo
-    Put it before your engines:  homing serve --replica http://HOST:8000 --replica http://HOST:8001
-    Ask why:                     homing explain REQUEST_ID
+    Try it without a GPU:         homing demo
+    Put it before your engines:   homing serve --replica http://HOST:8000 --replica http://HOST:8001
+    Ask why:                      homing explain REQUEST_ID
+    Try a policy on your traffic: homing record, then homing simulate POLICY
     """
 
 
@@ -61,6 +62,12 @@ def main() -> None:
 @click.argument("config_file", metavar="[CONFIG]", required=False, type=click.Path(path_type=Path))
 @click.option("--replica", "replicas", multiple=True, metavar="URL", help="A replica, http://HOST:PORT. Repeat it.")
 @click.option("--policy", help="A shelf name (see `homing policies`) or a YAML file.  [default: cache_aware]")
+@click.option(
+    "--shadow-policy",
+    metavar="NAME|FILE",
+    help="A second policy that scores every request without acting: how often it disagrees and at what predicted price "
+    "is in /metrics (homing_shadow_*) and in `homing explain`.",
+)
 @click.option("--tokenizer", metavar="DIR|HF_ID|auto", help="Where the model's tokenizer.json is.  [default: auto]")
 @click.option("--host", help="Where to listen.  [default: 0.0.0.0]")
 @click.option("--port", type=int, help="The endpoint's port.  [default: 8080]")
@@ -70,13 +77,14 @@ def serve(
     config_file: Path | None,
     replicas: tuple[str, ...],
     policy: str | None,
+    shadow_policy: str | None,
     tokenizer: str | None,
     host: str | None,
     port: int | None,
     admin_port: int | None,
     quiet: bool,
 ) -> None:
-    settings = _settings(config_file, replicas, policy, tokenizer, host, port, admin_port)
+    settings = _settings(config_file, replicas, policy, shadow_policy, tokenizer, host, port, admin_port)
     _run(app.serve(settings, log=None if quiet else sys.stdout.buffer))
 
 
@@ -90,10 +98,11 @@ def check(config_file: Path) -> None:
         settings = config.read(config_file, {})
     except ConfigError as fault:
         faults.extend(fault.faults)
-    try:
-        load.load(settings.policy if not faults else config.named_policy(config_file))
-    except ConfigError as fault:
-        faults.extend(fault.faults)
+    for policy in config.named_policies(config_file):
+        try:
+            load.load(policy)
+        except ConfigError as fault:
+            faults.extend(fault.faults)
     if faults:
         raise click.ClickException("\n".join(faults))
     click.echo(f"{config_file}: good. {len(settings.replicas)} replicas, policy {settings.policy}.")
@@ -146,6 +155,8 @@ def sim(arguments: tuple[str, ...]) -> None:
 
 main.add_command(demo.command, "demo")
 main.add_command(compare.command, "compare")
+main.add_command(record.command, "record")
+main.add_command(simulate.command, "simulate")
 main.add_command(doctor.command, "doctor")
 
 
@@ -159,6 +170,7 @@ def _settings(
     config_file: Path | None,
     replicas: tuple[str, ...],
     policy: str | None,
+    shadow_policy: str | None,
     tokenizer: str | None,
     host: str | None,
     port: int | None,
@@ -173,6 +185,8 @@ def _settings(
         overrides["replicas"] = [{"url": url} for url in replicas]
     if policy:
         overrides["policy"] = policy
+    if shadow_policy:
+        overrides["shadow_policy"] = shadow_policy
     try:
         return config.read(config_file, overrides)
     except ConfigError as fault:

@@ -206,6 +206,7 @@ class Config(_Section):
     replicas: tuple[ReplicaSettings, ...] = ()
     models: tuple[ModelSettings, ...] = ()
     policy: str = "cache_aware"
+    shadow_policy: str | None = None  # scores every request beside it and never acts
     tokens: Tokens = Tokens()
     limits: Limits = Limits()
     timeouts: TimeoutSettings = TimeoutSettings()
@@ -264,14 +265,14 @@ def read(path: Path | None, overrides: Mapping[str, Any]) -> Config:  # Any: val
     return config
 
 
-def named_policy(path: Path) -> str:
-    """The policy a file names, whatever else is wrong with it; the default where it names none."""
+def named_policies(path: Path) -> list[str]:
+    """The policy a file names, or the default, and its shadow if it names one, whatever else is wrong with it."""
+    loaded = None
     with contextlib.suppress(OSError, UnicodeDecodeError, yaml.YAMLError):
         loaded = yaml.safe_load(path.read_text())
-        named = loaded.get("policy") if isinstance(loaded, dict) else None
-        if isinstance(named, str):
-            return named
-    return str(Config.model_fields["policy"].default)
+    named = loaded if isinstance(loaded, dict) else {}
+    live = named.get("policy", Config.model_fields["policy"].default)
+    return [one for one in (live, named.get("shadow_policy")) if isinstance(one, str)]
 
 
 def _outside_faults(source: str, auth: Auth) -> list[str]:

@@ -28,6 +28,10 @@ class ConfigError(HomingError):
         super().__init__("\n".join(faults))
         self.faults = faults
 
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
+        """So that it comes whole out of another process."""
+        return ConfigError, (self.faults,)
+
 
 class InternalError(HomingError):
     """A fault of ours that a client met."""

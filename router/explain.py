@@ -18,6 +18,8 @@ def show(receipt: Json, console: Console) -> None:
     first_token = receipt["ttft_seconds"]
     if first_token is not None:
         console.print(f"first token after {first_token:.3f} s, all after {receipt['total_seconds']:.3f} s")
+    if receipt.get("held_seconds"):  # an older Homing tells none
+        console.print(f"waited {receipt['held_seconds']:.3f} s here for its turn")
     if receipt["fault"]:
         console.print(f"[red]{receipt['fault']}[/red]", highlight=False)
     for number, attempt in enumerate(receipt["attempts"], 1):
@@ -28,6 +30,8 @@ def show(receipt: Json, console: Console) -> None:
     if decision is not None:
         console.print(f"why: {decision['reason']}  [dim](policy {decision['policy']})[/dim]", highlight=False)
         console.print(_candidates(decision["candidates"]))
+    if receipt.get("shadow") is not None:  # a Homing without a shadow, or an older one, tells none
+        console.print(_shadow(receipt["shadow"], decision["policy"]), highlight=False)
 
 
 def _show_cache(receipt: Json, console: Console) -> None:
@@ -46,6 +50,22 @@ def _show_cache(receipt: Json, console: Console) -> None:
             f"off by {verdict['error_blocks']:+d} blocks, cause: {verdict['cause'].replace('_', ' ')}",
             highlight=False,
         )
+
+
+def _shadow(opinion: Json, live: str) -> str:
+    """What the shadow policy would have done, and what each of the two thinks of the other's choice."""
+    told = f"shadow policy {opinion['policy']}"
+    if opinion["agrees"]:
+        return f"{told} agrees ({opinion['rule']})"
+    prices = [
+        f"{abs(seconds):.3f} s {more if seconds >= 0 else less}"
+        for seconds, more, less in (
+            (opinion["dearer_seconds"], f"dearer as {live} prices it", f"cheaper as {live} prices it"),
+            (opinion["missed_seconds"], "cheaper as it prices itself", "dearer as it prices itself"),
+        )
+        if seconds is not None
+    ]
+    return f"{told} would have chosen {opinion['replica']} ({opinion['rule']})" + "".join(f", {one}" for one in prices)
 
 
 def _candidates(rows: list[Json]) -> Table:

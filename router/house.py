@@ -17,12 +17,14 @@ from router.fleet.pairs import Pairs
 from router.fleet.replica import Seat
 from router.fleet.roster import Roster
 from router.gateway.admission import Admission
+from router.gateway.holding import Holding
 from router.gateway.journal import Journal
 from router.gateway.lag import LoopLag
 from router.gateway.misses import Misses
 from router.gateway.readers import Readers
 from router.gateway.readiness import Readiness
 from router.gateway.receipts import Receipt, Receipts
+from router.gateway.recorder import Recorder
 from router.gateway.trust import EffectiveTrust
 from router.gateway.trust_news import TrustNews
 from router.gateway.truth import truth_entry, truth_families
@@ -61,6 +63,8 @@ class House:
     seating: Seating
     misses: Misses
     news: TrustNews
+    recorder: Recorder
+    holding: Holding | None
 
 
 def gauges(house: House, lag: LoopLag) -> Callable[[], Iterable[Metric]]:
@@ -90,7 +94,17 @@ def gauges(house: House, lag: LoopLag) -> Callable[[], Iterable[Metric]]:
             ("homing_loop_lag_seconds", "The event loop's longest delay in the last 15 s.", lag.worst_seconds()),
             ("homing_in_flight_requests", "Requests let in and not yet ended.", house.admission.in_flight),
             ("homing_waiting_requests", "Requests waiting for a place.", house.admission.waiting),
+            (
+                "homing_held_requests",
+                "Requests let in and waiting for their turn at a replica.",
+                house.holding.waiting if house.holding is not None else 0,
+            ),
             ("homing_log_lines_dropped", "Log lines nobody could be given in time.", house.journal.dropped),
+            (
+                "homing_recording",
+                "1 while someone records what requests look like.",
+                float(house.recorder.recording is not None),
+            ),
             ("homing_ready", "1 when traffic may come.", float(not house.readiness.waiting_for())),
         )
         for metric, documentation, value in plain:
@@ -122,6 +136,22 @@ def _moved(house: House) -> Iterable[Metric]:
         timed.add_metric([name], load.transfer_seconds or 0.0)
     yield counted
     yield timed
+
+
+def recorded_fleet(house: House, model: str | None, policy: str) -> Mapping[str, object]:
+    """What a recording says of the fleet it was made before. Raises UnknownModel."""
+    seats = house.roster.present() if model is None else house.roster.serving(model).tolist()
+    facts = [house.roster.facts(seat) for seat in seats]
+    sizes = sorted(told.block_size_tokens for told in facts if told.block_size_tokens)
+    caches = sorted((told.cache_blocks or 0) * (told.block_size_tokens or 0) for told in facts)
+    return {
+        "policy": policy,
+        "replicas": len(facts),
+        "events": any(house.keeper.streams.address(seat) is not None for seat in seats),
+        # Of the median replica; null where it did not tell.
+        "block_size_tokens": sizes[len(sizes) // 2] if sizes else None,
+        "cache_tokens": caches[len(caches) // 2] or None if caches else None,
+    }
 
 
 def replica_entry(house: House, seat: Seat, clock: Clock) -> Mapping[str, object]:

@@ -29,6 +29,7 @@ class Outcome(StrEnum):
 
 TTFT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 ITL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+REGRET_BUCKETS = (0.0, 0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 DECISION_BUCKETS = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.005, 0.05)
 
 
@@ -132,6 +133,16 @@ class Metrics:
         )
         self.decision = Histogram(
             "homing_decision_seconds", "Choosing a replica, prompt hashes at hand.", "policy", DECISION_BUCKETS
+        )
+        self.shadow_decisions = Tally(
+            "homing_shadow_decisions", "Decisions shown to the shadow policy, by whether it agrees.", "shadow", "agree"
+        )
+        self.shadow_faults = Tally("homing_shadow_faults", "Decisions on which the shadow policy failed.", "shadow")
+        self.shadow_regret = Histogram(
+            "homing_shadow_regret_seconds",
+            "Where the shadow disagrees, what the other policy's choice costs more as the judge prices it.",
+            "judge",
+            REGRET_BUCKETS,
         )
         self.gauges: list[Callable[[], Iterable[Metric]]] = []
         self.registry.register(_Scraped(self))

@@ -12,7 +12,22 @@ def homing(*arguments: str) -> Result:
     return CliRunner().invoke(main, list(arguments))
 
 
-@pytest.mark.parametrize("command", ["", "serve", "sim", "demo", "policies", "check", "explain", "version"])
+COMMANDS = [
+    "serve",
+    "record",
+    "simulate",
+    "compare",
+    "doctor",
+    "sim",
+    "demo",
+    "policies",
+    "check",
+    "explain",
+    "version",
+]
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_every_command_explains_itself(command: str) -> None:
     told = homing(*command.split(), "--help")
     assert told.exit_code == 0
@@ -43,6 +58,10 @@ def test_a_wrong_file_and_a_wrong_policy_are_told_without_a_traceback(tmp_path: 
     told = homing("check", str(path))
     assert told.exit_code == 1
     assert "Did you mean replicas" in told.output
+    path.write_text("replicas: [{url: 'http://a:8000'}]\nshadow_policy: round_robbin")
+    told = homing("check", str(path))
+    assert told.exit_code == 1
+    assert "round_robin" in told.output
     assert "Traceback" not in told.output
 
 

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from router.sim.caller import Caller, CallFailed
+from loadtest.processes import START_SECONDS, answering, child, free_ports
+from router.sim.caller import Caller
 from router.sim.text import SHIPPED_TOKENIZER
-
-ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +32,20 @@ class Subject:
 @contextlib.asynccontextmanager
 async def subjects(policy: str, tokenizer: Path = SHIPPED_TOKENIZER) -> AsyncIterator[tuple[Subject, Subject]]:
     """Homing and the bare relay, ready for traffic, before one mock engine."""
-    mock_port, port, admin_port, bare_port = _free_ports(4)
+    mock_port, port, admin_port, bare_port = free_ports(4)
     mock = f"http://127.0.0.1:{mock_port}"
     serve = ["serve", "--replica", mock, "--host", "127.0.0.1", "--port", str(port), "--admin-port", str(admin_port)]
     serve += ["--tokenizer", str(tokenizer), "--policy", policy, "--quiet"]
     async with (
-        _child("loadtest.micro.mock", "--port", str(mock_port)),
-        _child("router.cli", *serve) as homing,
-        _child("loadtest.micro.bare", "--port", str(bare_port), "--upstream", mock) as bare,
+        child("loadtest.micro.mock", "--port", str(mock_port)),
+        child("router.cli", *serve) as homing,
+        child("loadtest.micro.bare", "--port", str(bare_port), "--upstream", mock) as bare,
     ):
         first = Subject("homing", f"http://127.0.0.1:{port}", homing, f"http://127.0.0.1:{admin_port}")
         second = Subject("bare relay", f"http://127.0.0.1:{bare_port}", bare)
-        await _answering(f"{mock}", "/health")
-        await _answering(first.url, "/ready")
-        await _answering(second.url, "/health")
+        await answering(mock, "/health")
+        await answering(first.url, "/ready")
+        await answering(second.url, "/health")
         await _proven(first)
         yield first, second
 
@@ -63,42 +59,3 @@ async def _proven(homing: Subject) -> None:
                 await asyncio.sleep(0.1)
     finally:
         caller.close()
-
-
-async def _answering(url: str, path: str) -> None:
-    caller = Caller(url)
-    try:
-        async with asyncio.timeout(START_SECONDS):
-            while True:
-                with contextlib.suppress(CallFailed):
-                    if (await caller.get(path)).status == 200:
-                        return
-                await asyncio.sleep(0.1)
-    finally:
-        caller.close()
-
-
-@contextlib.asynccontextmanager
-async def _child(*words: str) -> AsyncIterator[int]:
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", *words, cwd=ROOT, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
-    )
-    try:
-        yield child.pid
-    finally:
-        if child.returncode is None:
-            child.terminate()
-        try:
-            async with asyncio.timeout(5):
-                await child.wait()
-        except TimeoutError:
-            child.kill()
-            await child.wait()
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]

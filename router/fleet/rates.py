@@ -3,12 +3,17 @@
 One rate per model, and per replica a deviation from it as far as its own observations carry:
 
     model    = (PRIOR_WEIGHT * prior + n * median of the model's last observations) / (PRIOR_WEIGHT + n)
-    replica  = (MODEL_WEIGHT * model + k * median of its own last observations)     / (MODEL_WEIGHT + k)
+    apart    = k * (median of its own last observations - model) / (MODEL_WEIGHT + k)
+    replica  = model + what of `apart` exceeds LEAST_DEVIATION
 
 all in logarithms of the rate, because twice as fast and half as fast are equal mistakes. So a fresh replica starts at
 its model's rate, a fresh model at the prior, and a straggler prices itself out after a few requests. Medians over a
 bounded window, since a time to first token is never much shorter than the truth but may be any amount longer (a pause,
 a retransmission, a queue we did not see): half of the observations may lie before the rate does.
+
+Equal replicas never show equal rates: medians of a few dozen noisy observations differ by some percent. Taken for
+speeds, they would send all new prompts of a quiet fleet to the one that seems fastest. So a replica has its model's
+rate until it deviates by more than such noise.
 
 Only requests that can tell are learned from (R 5.3): streamed ones, since nothing else shows the first token; whose
 predicted queue was under a tenth of their time, since otherwise the queue's error is read as rate; and with enough
@@ -38,6 +43,7 @@ FASTEST_TOKENS_PER_SECOND = 500_000.0
 PRIOR_WEIGHT = 4.0  # observations
 MODEL_WEIGHT = 8.0  # observations
 MODEL_WINDOW = 128  # observations
+LEAST_DEVIATION = 0.1  # in logarithms of the rate: a tenth faster or slower
 REPLICA_WINDOW = 32  # observations; short, so that a replica that slows down is known within one window
 
 LARGEST_QUEUE_SHARE = 0.1
@@ -96,8 +102,9 @@ class _ModelRates:
         count = len(self._all)
         model_log = (PRIOR_WEIGHT * self._prior_log + count * median_log) / (PRIOR_WEIGHT + count)
         self.model_tokens_per_second = math.exp(model_log)
-        shrunk = (MODEL_WEIGHT * model_log + self._seat_count * self._seat_log) / (MODEL_WEIGHT + self._seat_count)
-        self.tokens_per_second = np.clip(np.exp(shrunk), *self._clamp)
+        apart: FloatArray = self._seat_count * (self._seat_log - model_log) / (MODEL_WEIGHT + self._seat_count)
+        apart = np.sign(apart) * np.maximum(np.abs(apart) - LEAST_DEVIATION, 0.0)
+        self.tokens_per_second = np.clip(np.exp(model_log + apart), *self._clamp)
 
     def forget(self, seat: Seat) -> None:
         if self._by_seat.pop(seat, None) is not None:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 from router.clock import Clock
@@ -20,10 +20,12 @@ from router.fleet.rates import Rates
 from router.fleet.sessions import Sessions
 from router.gateway.exchange import Exchange
 from router.gateway.headers import RawHeaders, first
+from router.gateway.holding import Holding
 from router.gateway.journal import Journal
 from router.gateway.legs import charged_alone, handed_over, note_legs, prefill_leg
 from router.gateway.misses import Missed, Misses
 from router.gateway.receipts import Receipt, Receipts, Tried
+from router.gateway.recorder import Recorder
 from router.gateway.stream import Usage
 from router.gateway.told import receipt_of
 from router.gateway.trust import EffectiveTrust
@@ -67,6 +69,8 @@ class Books:
     counters: Counters
     open_blocks: OpenBlocks | None = None  # kept only for a policy that reads them
     pairs: Pairs | None = None  # kept only for a policy that splits
+    recorder: Recorder = field(default_factory=Recorder)
+    holding: Holding | None = None  # told of room, where the policy holds requests
 
 
 class Account:
@@ -173,6 +177,8 @@ class Account:
             if exchange.lease is not None:
                 self._books.ledger.first_token(exchange.lease)
                 self._books.recent.first_token(exchange.lease, now)
+                if self._books.holding is not None:
+                    self._books.holding.nudge()
         exchange.last_token_seconds = now
 
     def release(self, exchange: Exchange) -> None:
@@ -185,6 +191,8 @@ class Account:
         if lease is None or not self._books.ledger.close(lease):
             return
         exchange.lease = None
+        if self._books.holding is not None:
+            self._books.holding.nudge()
         self._open.pop(lease, None)
         self._books.recent.close(lease)
         if self._books.open_blocks is not None:
@@ -213,6 +221,8 @@ class Account:
         receipt = receipt_of(exchange, outcome, verdict, now)
         books.receipts.add(receipt)
         books.journal.write(receipt)
+        if books.recorder.recording is not None and outcome is not Outcome.CLIENT_ERROR:
+            books.recorder.recording.note(exchange, _answer_tokens(exchange), now)
 
     def explain_headers(self, exchange: Exchange) -> RawHeaders:
         """What a client that asked gets to know with its answer."""
@@ -335,6 +345,15 @@ class Account:
         else:
             told = "exact" if verdict.exact else "missed" if verdict.missed else "near"
             metrics.judged.add(decision.replica, told)
+
+
+def _answer_tokens(exchange: Exchange) -> int:
+    """As reported, else as the ledger takes it to be."""
+    usage, request = exchange.usage, exchange.request
+    if usage is not None and usage.completion_tokens is not None:
+        return usage.completion_tokens
+    asked = request.max_output_tokens if request is not None else None
+    return min(asked or OUTPUT_TOKENS_ESTIMATE, OUTPUT_TOKENS_ESTIMATE)
 
 
 def _ending(exchange: Exchange) -> str:

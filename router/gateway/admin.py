@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from fastapi import FastAPI, Query, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from router.errors import HomingError
@@ -13,6 +13,8 @@ from router.gateway.readiness import Readiness
 from router.gateway.receipts import Receipts
 from router.gateway.routes import add_health, bare_application
 from router.metrics import Metrics
+
+LONGEST_RECORDING_SECONDS = 86_400.0
 
 
 class UnknownReceipt(HomingError):
@@ -25,8 +27,12 @@ def admin(
     receipts: Receipts,
     readiness: Readiness,
     fleet: Callable[[], list[Mapping[str, object]]],
+    record: Callable[[float, str | None], AsyncIterator[bytes]],
 ) -> FastAPI:
-    """The ASGI application of the admin port. `fleet` tells one entry per replica."""
+    """The ASGI application of the admin port.
+
+    `fleet` tells one entry per replica; `record` records so many seconds of requests, to one model or all.
+    """
     application = bare_application("Homing admin")
     add_health(application, readiness)
 
@@ -52,5 +58,11 @@ def admin(
     @application.get("/homing/requests")
     async def requests(limit: int = Query(20, ge=1, le=1000)) -> Response:
         return JSONResponse({"requests": [receipt.as_json() for receipt in receipts.latest(limit)]})
+
+    @application.get("/homing/record")
+    async def record_requests(
+        seconds: float = Query(600, gt=0, le=LONGEST_RECORDING_SECONDS), model: str | None = None
+    ) -> Response:
+        return StreamingResponse(record(seconds, model), media_type="application/x-ndjson")
 
     return application

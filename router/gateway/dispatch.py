@@ -3,6 +3,8 @@
 A retry is simply: decide again, excluding those tried. What an attempt's end means is one table, `verdict`. An answer
 that another replica might better is kept until that other one was found: if there is none, the client gets it as it is.
 
+Under a policy that holds (policy/hold.py) the first attempt may wait for its turn; a retry has waited enough.
+
 A 500 counts against a replica only when another one then answers the same request: a request that breaks every engine
 it meets must not open every breaker.
 """
@@ -24,6 +26,8 @@ from router.gateway.exchange import Answer, Carried, Exchange
 from router.gateway.failures import Phase, ProtocolFault, TimedOut
 from router.gateway.handoff import Ended, Handoff
 from router.gateway.headers import RawHeaders
+from router.gateway.holding import Holding
+from router.gateway.shadowing import Shadowing
 from router.gateway.stream import usage_of
 from router.gateway.upstream import Upstream
 from router.metrics import Metrics
@@ -98,6 +102,8 @@ class Dispatch:
         metrics: Metrics,
         clock: Clock,
         *,
+        shadowing: Shadowing | None = None,
+        holding: Holding | None = None,
         handoff: Handoff | None = None,
         pairs: Pairs | None = None,
     ) -> None:
@@ -108,6 +114,8 @@ class Dispatch:
         self._admission = admission
         self._upstreams = upstreams
         self._clock = clock
+        self._shadowing = shadowing
+        self._holding = holding
         self._handoff = handoff
         self._pairs = pairs
         self._leg_ends = metrics.leg_ends
@@ -133,7 +141,10 @@ class Dispatch:
             exchange.handshakes = self._handoff.takes(exchange.request)
         while True:
             try:
-                decision = self._place(exchange, place, tried)
+                if self._holding is None or attempts:
+                    decision = self._place(exchange, place, tried)
+                else:
+                    decision = await self._in_turn(exchange, place, self._holding)
             except (NoReplica, AllBusy):
                 if spared in tried:
                     tried.remove(spared)
@@ -176,13 +187,60 @@ class Dispatch:
     def _place(self, exchange: Exchange, place: Place, tried: Sequence[Seat]) -> Decision:
         """Decide, and charge the ledger before anything is awaited: requests deciding now must see each other."""
         now = self._clock.now()
+        return self._charge(exchange, place, self._decide(exchange, tried, now), now)
+
+    async def _in_turn(self, exchange: Exchange, place: Place, holding: Holding) -> Decision:
+        """The same, as soon as the replica that is chosen has room."""
+        now = self._clock.now()
+        decision: Decision | None = None
+        try:
+            decision = self._decide(exchange, (), now)
+            if holding.rule.has_room(decision):
+                return self._charge(exchange, place, decision, now)
+        except AllBusy:
+            pass  # one of them will not be for long
+
+        def goes(forced: bool) -> bool:
+            now = self._clock.now()
+            try:
+                decision = self._decide(exchange, (), now)
+            except AllBusy:
+                if forced:
+                    raise
+                return False
+            if not forced and not holding.rule.has_room(decision):
+                return False
+            self._charge(exchange, place, decision, now)
+            return True
+
+        place.started()  # whoever waits here takes no room yet from other models' requests at the door
+        try:
+            await holding.wait(exchange.model, decision, goes)
+        except BaseException:
+            if exchange.attempting:  # hung up just when it was let go
+                assert exchange.decision is not None
+                self._health.abandoned(exchange.decision.seat, self._clock.now(), trial=exchange.trial)
+                if isinstance(exchange.decision, Split) and exchange.donor is not None:
+                    donor = exchange.decision.prefill.seat
+                    self._health.abandoned(donor, self._clock.now(), trial=exchange.donor.trial)
+            raise
+        exchange.held_seconds = exchange.sent_seconds - now
+        assert exchange.decision is not None
+        return exchange.decision
+
+    def _decide(self, exchange: Exchange, tried: Sequence[Seat], now: float) -> Decision:
         decision = self._decider.decide(exchange.ask(frozenset(tried)), now)
         self._decision_times.observe(self._decision_row, self._clock.now() - now)
+        return decision
+
+    def _charge(self, exchange: Exchange, place: Place, decision: Decision, now: float) -> Decision:
         exchange.trial = self._health.admit(decision.seat, now)
         self._account.open(exchange, decision, now)
         if isinstance(decision, Split) and exchange.donor is not None:
             exchange.donor.trial = self._health.admit(decision.prefill.seat, now)
         place.started()
+        if self._shadowing is not None:
+            self._shadowing.consider(exchange)
         return decision
 
     async def _attempt(

@@ -17,6 +17,7 @@ from router.index.accuracy import Verdict
 from router.index.base import Trust
 from router.metrics import Outcome
 from router.policy.candidate import Ask
+from router.policy.shadow import Opinion
 from router.policy.split import Decision
 from router.prompt.blocks import BlockHashes
 from router.prompt.prompt import Prompt
@@ -58,9 +59,11 @@ class Exchange(msgspec.Struct):
     attempts: list[Tried] = msgspec.field(default_factory=list)
     # Of the attempt under way, or the last one.
     decision: Decision | None = None
+    opinion: Opinion | None = None  # the shadow policy's, where there is one
     lease: LeaseId | None = None
     hashes: BlockHashes | None = None  # of the prompt, in the chosen replica's block size
     sent_seconds: float = 0.0
+    held_seconds: float = 0.0  # waited for its turn before the first attempt (policy/hold.py)
     trial: bool = False  # it holds a half-open replica's one place
     attempting: bool = False  # an attempt is open that `attempts` does not tell of yet
     sent: Sent | None = None  # what the event side wants back with the report

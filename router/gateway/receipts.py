@@ -16,6 +16,7 @@ import msgspec
 from router.fleet.replica import ReplicaId
 from router.index.accuracy import Verdict
 from router.metrics import Outcome
+from router.policy.shadow import Opinion
 
 MOST_RECEIPTS = 50_000
 MOST_BYTES = 64 << 20
@@ -23,6 +24,7 @@ MOST_BYTES = 64 << 20
 # Measured with tracemalloc on CPython 3.11: a receipt with its strings, numbers and table entry.
 RECEIPT_BYTES = 700
 TRIED_BYTES = 140
+OPINION_BYTES = 180
 
 
 class DecisionRecord(Protocol):
@@ -75,10 +77,12 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
     status: int | None  # what the client saw; None when it was gone before
     total_seconds: float
     ttft_seconds: float | None = None
+    held_seconds: float = 0.0  # of them, waiting here for its turn at a replica
     prompt_tokens: int | None = None
     token_source: str | None = None  # local, engine, none
     unpredicted: str | None = None  # cause, when nothing was predicted
     decision: DecisionRecord | None = None  # the last one, whose replica answered
+    opinion: Opinion | None = None  # the shadow policy's on that decision
     attempts: tuple[Tried, ...] = ()
     reported_cached_tokens: int | None = None
     verdict: Verdict | None = None
@@ -88,6 +92,7 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
     def byte_size(self) -> int:
         """About what it holds in memory. Cheap: counted on every request."""
         decision_bytes = 0 if self.decision is None else self.decision.byte_size
+        decision_bytes += 0 if self.opinion is None else OPINION_BYTES
         return RECEIPT_BYTES + TRIED_BYTES * len(self.attempts) + len(self.client_request_id or "") + decision_bytes
 
     def as_json(self) -> dict[str, object]:
@@ -104,10 +109,12 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
             "status": self.status,
             "total_seconds": self.total_seconds,
             "ttft_seconds": self.ttft_seconds,
+            "held_seconds": self.held_seconds,
             "prompt_tokens": self.prompt_tokens,
             "token_source": self.token_source,
             "unpredicted": self.unpredicted,
             "decision": None if self.decision is None else _decision_json(self.decision),
+            "shadow": None if self.opinion is None else msgspec.structs.asdict(self.opinion),
             "attempts": [
                 {
                     "replica": attempt.replica,

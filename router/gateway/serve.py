@@ -19,6 +19,7 @@ from router.gateway.exchange import Answer, Exchange
 from router.gateway.headers import Credentials, first, to_replica
 from router.gateway.native import addressed
 from router.gateway.readers import Readers
+from router.gateway.recorder import Recorder
 from router.gateway.relay import relay
 from router.metrics import Metrics
 from router.prompt.elements import opening
@@ -46,6 +47,7 @@ class Serve:
         reads_sessions: bool,
         usage_probe: UsageProbe,
         body_limit_bytes: int,
+        recorder: Recorder,
     ) -> None:
         self._roster = roster
         self._readers = readers
@@ -59,6 +61,7 @@ class Serve:
         self._reads_sessions = reads_sessions
         self._usage_probe = usage_probe
         self._body_limit_bytes = body_limit_bytes
+        self._recorder = recorder
         self._streams = 0
 
     async def __call__(self, endpoint: Endpoint, scope: Any, receive: Receive, send: Send) -> None:
@@ -102,7 +105,7 @@ class Serve:
             served = self._roster.served(request.model)
         exchange.request = request
         exchange.model, exchange.base, exchange.adapter = served.name, served.base, served.adapter
-        if self._reads_sessions:
+        if self._reads_sessions or self._recorder.recording is not None:
             exchange.session_key = self._session(client, request)
         prompt = exchange.prompt = await self._readers.read(request, served)
         exchange.token_source = self._readers.source(served.base)

@@ -4,6 +4,10 @@ An engine cannot evict what a request in it uses, so these blocks are the part o
 context that its decode steps read. Kept only for policies that ask for it: entering a request costs its blocks, where
 the ledger costs nothing.
 
+Blocks are counted by grains: runs of blocks that stand or fall together, each known by its last block, whose hash
+stands for all before it. A prompt's last, incomplete grain counts for each request anew. With grains of some thousand
+tokens a prompt of 100K tokens costs a hundred entries, not six thousand; with grains of one block the count is exact.
+
 The blocks of an open request are the whole prefix of its prompt, so those of a seat are prefix-closed, and how much of
 a new prompt is among them is found by bisection.
 """
@@ -23,46 +27,55 @@ class OpenBlocks:
     `tokens` is a column by seat, replaced when it grows: index it afresh.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, grain_tokens: int | None = None) -> None:
+        """`grain_tokens`: about how many tokens are counted as one; None: each block by itself."""
         self.tokens: FloatArray = np.zeros(FIRST_ROWS)
-        self._uses: dict[Seat, dict[int, int]] = {}  # block to how many open requests use it
-        self._leases: dict[int, tuple[Seat, BlockHashes, int]] = {}
+        self._grain_tokens = grain_tokens
+        self._uses: dict[Seat, dict[int, int]] = {}  # a grain's last block to how many open requests use it
+        self._leases: dict[int, tuple[Seat, BlockHashes, int, int]] = {}
+
+    @property
+    def exact(self) -> bool:
+        return self._grain_tokens is None
 
     def open(self, lease: int, seat: Seat, hashes: BlockHashes, block_size_tokens: int) -> None:
         """A request was sent to the seat: it uses all its blocks until `close`. `hashes` is kept."""
         self.tokens = grown(self.tokens, seat + 1)
         uses = self._uses.setdefault(seat, {})
         before = len(uses)
-        for block in hashes:
-            uses[block] = uses.get(block, 0) + 1
-        self.tokens[seat] += (len(uses) - before) * block_size_tokens
-        self._leases[lease] = (seat, hashes, block_size_tokens)
+        blocks = 1 if self._grain_tokens is None else max(1, self._grain_tokens // block_size_tokens)
+        grains = hashes if blocks == 1 else hashes[blocks - 1 :: blocks]
+        for last in grains:
+            uses[last] = uses.get(last, 0) + 1
+        rest_tokens = len(hashes) % blocks * block_size_tokens
+        self.tokens[seat] += (len(uses) - before) * blocks * block_size_tokens + rest_tokens
+        self._leases[lease] = (seat, grains, blocks * block_size_tokens, rest_tokens)
 
     def close(self, lease: int) -> None:
         """The request ended, however. Again, or for one that had no blocks: nothing."""
         entry = self._leases.pop(lease, None)
         if entry is None:
             return
-        seat, hashes, block_size_tokens = entry
+        seat, grains, grain_tokens, rest_tokens = entry
         uses = self._uses[seat]
         before = len(uses)
-        for block in hashes:
-            left = uses[block] - 1
+        for last in grains:
+            left = uses[last] - 1
             if left:
-                uses[block] = left
+                uses[last] = left
             else:
-                del uses[block]
-        self.tokens[seat] -= (before - len(uses)) * block_size_tokens
+                del uses[last]
+        self.tokens[seat] -= (before - len(uses)) * grain_tokens + rest_tokens
 
     def tokens_of(self, seats: IntArray) -> FloatArray:
-        """Distinct tokens of full blocks that the open requests of each seat use."""
+        """Distinct tokens of full blocks that the open requests of each seat use, by grains."""
         if len(seats) and int(seats[-1]) >= len(self.tokens):  # seats ascend
             self.tokens = grown(self.tokens, int(seats[-1]) + 1)
         tokens: FloatArray = self.tokens[seats]
         return tokens
 
     def shared_blocks(self, hashes: BlockHashes, seats: IntArray) -> FloatArray:
-        """How many leading blocks of a prompt are in use already, per seat."""
+        """How many leading blocks of a prompt are in use already, per seat. Only where each block is counted."""
         return np.array([self._depth(hashes, Seat(seat)) for seat in seats.tolist()], dtype=np.float64)
 
     def _depth(self, hashes: BlockHashes, seat: Seat) -> int:

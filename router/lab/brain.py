@@ -40,18 +40,19 @@ from router.index.counters import Counters
 from router.index.guessed import Guessed
 from router.index.in_flight import InFlight
 from router.index.memory import MemoryIndex
-from router.index.open_blocks import OpenBlocks
 from router.metrics import Metrics
-from router.policy.decider import AllBusy, Decider
+from router.policy.decider import AllBusy, Decider, open_blocks_for
+from router.policy.hold import Line
 from router.policy.pipeline import Policy
-from router.policy.split import Split
+from router.policy.split import Decision, Split
 from router.prompt.blocks import TOKEN_BYTES, BlockHasher, TokenIds, root_hash
 from router.prompt.members import read_members
 from router.prompt.prompt import Prompt
 from router.prompt.read import PREFIX_TOKENS
 from router.prompt.request import Endpoint, InferenceRequest
-from router.sim.virtual import Arrival, Legs
+from router.sim.virtual import Arrival, Unsent
 from router.sim.wire import BlockRemoved, BlockStored, Event
+from router.sim.wires import Legs
 
 MODEL = "sim"
 HEARTBEAT_SECONDS = 0.2
@@ -90,9 +91,11 @@ class Brain:
         self._hasher = BlockHasher()
         self._root = root_hash(0, MODEL)
         self._open: dict[str, Exchange] = {}
-        self._numbers: dict[int, int] = {}
+        self._numbers: dict[int, int] = {}  # the next batch of each replica
+        self._replaying: set[int] = set()  # replicas that were asked for what is missing
         self._beat = 0.0
-        self.open_blocks = OpenBlocks() if setup.policy.reads_open_blocks else None
+        self._line = Line[Arrival]()
+        self.open_blocks = open_blocks_for([setup.policy])
         self.pairs = Pairs()
         self.decider = Decider(
             policy=setup.policy,
@@ -153,22 +156,42 @@ class Brain:
 
     # What the fleet tells
 
-    def route(self, arrival: Arrival, now: float) -> int | Legs | None:
+    def route(self, arrival: Arrival, now: float) -> int | Legs | Unsent:
         self._advance(now)
         exchange = self._open.get(arrival.request_id)
         if exchange is None:
             exchange = self._open[arrival.request_id] = self._exchange(arrival)
-        try:
-            decision = self.decider.decide(exchange.ask(frozenset()), now)
-        except (NoReplica, AllBusy):
-            return None
-        self._health.admit(decision.seat, now)
-        self._account.open(exchange, decision, now)
-        if self._watch is not None:
-            self._watch(exchange)
-        if isinstance(decision, Split):
-            return Legs(int(decision.prefill.seat), int(decision.seat))
-        return int(decision.seat)
+        decision = self._decide(exchange, now)
+        rule = self._setup.policy.hold
+        if rule is not None and decision is not None and not exchange.attempts and not rule.has_room(decision):
+            self._line.join(arrival, rule.turn_seconds(decision, now), now + rule.most_seconds)
+            return Unsent.HELD
+        if decision is None:
+            return Unsent.REFUSED
+        self._charge(exchange, decision, now)
+        return _sent_to(decision)
+
+    def let_go(self, now: float) -> Sequence[tuple[str, int | Legs]]:
+        if not len(self._line):
+            return ()
+        self._advance(now)
+        rule = self._setup.policy.hold
+        assert rule is not None
+        gone: list[tuple[str, int | Legs]] = []
+
+        def goes(arrival: Arrival, forced: bool) -> bool:
+            exchange = self._open[arrival.request_id]
+            decision = self._decide(exchange, now)
+            if decision is None and forced:  # nobody is there: a live gateway would refuse it, which ends nothing here
+                self._line.join(arrival, now, now + rule.most_seconds)
+            if decision is None or not (forced or rule.has_room(decision)):
+                return False
+            self._charge(exchange, decision, now)
+            gone.append((arrival.request_id, _sent_to(decision)))
+            return True
+
+        self._line.advance(now, goes)
+        return gone
 
     def computed(self, request_id: str, now: float, cached_tokens: int) -> None:
         self._advance(now)
@@ -198,32 +221,31 @@ class Brain:
         self._health.failed(exchange.decision.seat, now)
         self._account.attempt_failed(exchange, "died", now)
 
-    def heard(self, replica: int, number: int, events: Sequence[Event], now: float) -> None:
+    def heard(self, replica: int, number: int, events: Sequence[Event], now: float) -> int | None:
         self._advance(now)
-        seat = Seat(replica)
         if not self._setup.hears_events:
-            return
-        if number != self._numbers.get(replica, 0):  # lost, and a virtual engine replays nothing: begin anew
-            self._ingest.begin(seat, whole=False)
-            self._trust.refresh(seat)
-        self._numbers[replica] = number + 1
-        removed: list[EngineHash] = []
-        for event in events:
-            if isinstance(event, BlockRemoved):
-                removed += event.block_hashes  # an event each, as the engine tells them; taken together
-                continue
-            if removed:
-                self._ingest.apply(seat, Removed(tuple(removed)))
-                removed.clear()
-            if isinstance(event, BlockStored):
-                assert isinstance(event.token_ids, array)
-                tokens = TokenIds(event.token_ids.tobytes())
-                names = tuple(event.block_hashes)
-                self._ingest.apply(seat, Stored(names, event.parent_block_hash, tokens, event.block_size))
-            else:
-                self._ingest.apply(seat, Cleared())
-        if removed:
-            self._ingest.apply(seat, Removed(tuple(removed)))
+            return None
+        expected = self._numbers.get(replica, 0)
+        if number > expected:
+            if replica in self._replaying:
+                return None  # it is in the answer that is on its way
+            self._replaying.add(replica)
+            return expected
+        if number == expected:
+            self._replaying.discard(replica)
+            self._take(replica, number, events)
+        return None
+
+    def replayed(self, replica: int, batches: Sequence[tuple[int, Sequence[Event]]], now: float) -> None:
+        self._advance(now)
+        self._replaying.discard(replica)
+        for number, events in batches:
+            expected = self._numbers.get(replica, 0)
+            if number > expected:  # rolled out of the engine's buffer: begin anew, the story's beginning missing
+                self._ingest.begin(Seat(replica), whole=False)
+                self._trust.refresh(Seat(replica))
+            if number >= expected:
+                self._take(replica, number, events)
 
     def down(self, replica: int, now: float) -> None:
         self._advance(now)
@@ -242,6 +264,7 @@ class Brain:
                 self.pairs.opened(seat, other)
                 self.pairs.opened(other, seat)
         self._numbers[replica] = 0
+        self._replaying.discard(replica)
         if self._setup.hears_events:
             self._ingest.begin(seat, whole=True)
             self._ingest.stream(seat, up=True)
@@ -250,6 +273,39 @@ class Brain:
         self._trust.refresh(seat)
 
     # Parts
+
+    def _decide(self, exchange: Exchange, now: float) -> Decision | None:
+        try:
+            return self.decider.decide(exchange.ask(frozenset()), now)
+        except (NoReplica, AllBusy):
+            return None
+
+    def _charge(self, exchange: Exchange, decision: Decision, now: float) -> None:
+        self._health.admit(decision.seat, now)
+        self._account.open(exchange, decision, now)
+        if self._watch is not None:
+            self._watch(exchange)
+
+    def _take(self, replica: int, number: int, events: Sequence[Event]) -> None:
+        seat = Seat(replica)
+        self._numbers[replica] = number + 1
+        removed: list[EngineHash] = []
+        for event in events:
+            if isinstance(event, BlockRemoved):
+                removed += event.block_hashes  # an event each, as the engine tells them; taken together
+                continue
+            if removed:
+                self._ingest.apply(seat, Removed(tuple(removed)))
+                removed.clear()
+            if isinstance(event, BlockStored):
+                assert isinstance(event.token_ids, array)
+                tokens = TokenIds(event.token_ids.tobytes())
+                names = tuple(event.block_hashes)
+                self._ingest.apply(seat, Stored(names, event.parent_block_hash, tokens, event.block_size))
+            else:
+                self._ingest.apply(seat, Cleared())
+        if removed:
+            self._ingest.apply(seat, Removed(tuple(removed)))
 
     def _advance(self, now: float) -> None:
         self._clock.advance(now - self._clock.now())
@@ -287,3 +343,9 @@ class Brain:
         exchange.session_key = arrival.session
         exchange.handshakes = frozenset({HANDSHAKE})
         return exchange
+
+
+def _sent_to(decision: Decision) -> int | Legs:
+    if isinstance(decision, Split):
+        return Legs(int(decision.prefill.seat), int(decision.seat))
+    return int(decision.seat)

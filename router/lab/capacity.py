@@ -8,6 +8,7 @@ otherwise be allowed more. A load is a rate, or sessions at a time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -16,14 +17,18 @@ from router.sim.timing import Timing
 MOST_SECONDS, MOST_TIMES, LOW_LOAD = 1.0, 3.0, 0.2
 STEP_TOKENS = 8192
 WIDEN = 1.5
+NEAR = 1.2  # how far off a guess is taken to be
 WIDEST = 8  # steps in search of a bracket
 
 
 @dataclass(frozen=True, slots=True)
 class Sustained:
-    """The answer lies between `load`, which was sustained, and `above`, which was not."""
+    """The answer lies between `below`, which was sustained, and `above`, which was not; `load` is the best guess.
+
+    That is where the line between their p90s crosses the bound, both axes logarithmic."""
 
     load: float
+    below: float
     above: float
     bound_seconds: float
 
@@ -48,18 +53,42 @@ def bound(p90s_at_low_load: Iterable[float]) -> float:
     return max(MOST_SECONDS, MOST_TIMES * min(p90s_at_low_load))
 
 
-def sustained(p90_at: Callable[[float], float], full: float, bound_seconds: float, within: float = 0.05) -> Sustained:
-    """Bisection to a bracket whose ends differ by `within`. `p90_at` plays the workload at a load: seconds."""
-    low, high = LOW_LOAD * full, full
+def sustained(
+    p90_at: Callable[[float], float],
+    full: float,
+    bound_seconds: float,
+    within: float = 0.05,
+    near: float | None = None,
+) -> Sustained:
+    """Bisection to a bracket whose ends differ by `within`. `p90_at` plays the workload at a load: seconds.
+
+    The search begins around `near` where a guess is given, and goes as far from it as it must."""
+    low, high = (near / NEAR, near * NEAR) if near else (LOW_LOAD * full, full)
+    at_low = p90_at(low)
+    at_high = p90_at(high) if at_low <= bound_seconds else at_low
     for _ in range(WIDEST):
-        if p90_at(low) <= bound_seconds:
+        if at_low <= bound_seconds:
             break
-        low, high = low / WIDEN, low
+        low, high, at_high = low / WIDEN, low, at_low
+        at_low = p90_at(low)
     for _ in range(WIDEST):
-        if p90_at(high) > bound_seconds:
+        if at_high > bound_seconds:
             break
-        low, high = high, high * WIDEN
+        low, high, at_low = high, high * WIDEN, at_high
+        at_high = p90_at(high)
     while high / low > 1 + within:
         middle = (low * high) ** 0.5
-        low, high = (middle, high) if p90_at(middle) <= bound_seconds else (low, middle)
-    return Sustained(low, high, bound_seconds)
+        at_middle = p90_at(middle)
+        if at_middle <= bound_seconds:
+            low, at_low = middle, at_middle
+        else:
+            high, at_high = middle, at_middle
+    return Sustained(_crossing((low, at_low), (high, at_high), bound_seconds), low, high, bound_seconds)
+
+
+def _crossing(low: tuple[float, float], high: tuple[float, float], bound_seconds: float) -> float:
+    """Between two loads with their p90s, one to each side of the bound; the low load where they are not."""
+    if not 0.0 < low[1] <= bound_seconds < high[1]:
+        return low[0]
+    share = math.log(bound_seconds / low[1]) / math.log(high[1] / low[1])
+    return low[0] * math.pow(high[0] / low[0], share)

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from router.errors import ConfigError
-from router.lab.outcome import Outcome, as_json, side_by_side
-from router.lab.run import Fleet, Run, play
+from router.lab.many import play_all
+from router.lab.outcome import as_json, side_by_side
+from router.lab.over_time import over_time
+from router.lab.pictures import first_tokens, hits_over_time, load_over_time
+from router.lab.run import Played, Run
+from router.lab.usual import BLOCK_TOKENS, TIMING, usual, usual_rate
 from router.lab.workloads import PRESETS, Load, workload
 from router.policy import load
 from router.sim.timing import TIMINGS
 
 DEFAULT_POLICIES = ("round_robin", "least_loaded", "cache_aware")
-DEFAULT_BLOCK_TOKENS = 64  # small enough for shared beginnings, large enough to be quick
 TABLE_WIDTH = 112  # a run a line, whatever the terminal
-TRACE_REPLICAS, TRACE_CACHE_TOKENS, TRACE_TIMING = 8, 1_000_000, "llama3_70b_h100"
 
 
 @click.command()
@@ -33,8 +34,8 @@ TRACE_REPLICAS, TRACE_CACHE_TOKENS, TRACE_TIMING = 8, 1_000_000, "llama3_70b_h10
     default="b2b-73",
     show_default=True,
     metavar="NAME|FILE",
-    help=f"One of {', '.join(PRESETS)}, or a file (JSON lines, .zst too): a trace of block ids or "
-    "lengths, or an agents' log.",
+    help=f"One of {', '.join(PRESETS)}, or a file (JSON lines, .zst too): a recording of "
+    "`homing record`, a trace of block ids or lengths, or an agents' log.",
 )
 @click.option(
     "--rate",
@@ -42,7 +43,7 @@ TRACE_REPLICAS, TRACE_CACHE_TOKENS, TRACE_TIMING = 8, 1_000_000, "llama3_70b_h10
     multiple=True,
     type=click.FloatRange(min=0, min_open=True),
     metavar="R",
-    help="Requests a second. Repeat it for a ladder.  [default: 20]",
+    help="Requests a second. Repeat it for a ladder.  [default: a trace's own, else 20]",
 )
 @click.option(
     "--sessions",
@@ -52,15 +53,17 @@ TRACE_REPLICAS, TRACE_CACHE_TOKENS, TRACE_TIMING = 8, 1_000_000, "llama3_70b_h10
     help="Sessions at a time, instead of a rate, where the workload has sessions. Repeat it for a ladder.",
 )
 @click.option("--requests", default=1_500, show_default=True, type=click.IntRange(min=1), help="Requests of each run.")
-@click.option("--replicas", type=click.IntRange(min=1), help="Replicas.  [default: the preset's, or 8]")
+@click.option(
+    "--replicas", type=click.IntRange(min=1), help="Replicas.  [default: the preset's, the recording's, or 8]"
+)
 @click.option(
     "--cache-tokens",
     type=click.IntRange(min=1024),
-    help="KV cache of each replica, in tokens.  [default: the preset's, or 1,000,000]",
+    help="KV cache of each replica, in tokens.  [default: the preset's, the recording's, or 1,000,000]",
 )
 @click.option(
     "--block-size",
-    default=DEFAULT_BLOCK_TOKENS,
+    default=BLOCK_TOKENS,
     show_default=True,
     type=click.IntRange(min=1),
     help="Tokens of a KV block.",
@@ -68,7 +71,12 @@ TRACE_REPLICAS, TRACE_CACHE_TOKENS, TRACE_TIMING = 8, 1_000_000, "llama3_70b_h10
 @click.option(
     "--timing",
     type=click.Choice(sorted(TIMINGS)),
-    help=f"Whose published speed the engines have.  [default: the preset's, or {TRACE_TIMING}]",
+    help=f"Whose published speed the engines have.  [default: the preset's, or {TIMING}]",
+)
+@click.option(
+    "--speedup",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Engines so many times as fast as --timing.  [default: as a recording's first tokens came, else 1]",
 )
 @click.option(
     "--routers",
@@ -94,13 +102,27 @@ TRACE_REPLICAS, TRACE_CACHE_TOKENS, TRACE_TIMING = 8, 1_000_000, "llama3_70b_h10
 )
 @click.option(
     "--noise",
-    default=0.0,
+    default=0.15,
     show_default=True,
     type=click.FloatRange(0, 1),
-    help="How much the length of an engine's step varies: its standard deviation over its mean.",
+    help="How much the length of an engine's step varies: its standard deviation over its mean. 0: steps take exactly "
+    "what the published fit says, which real ones never do.",
+)
+@click.option(
+    "--prior",
+    default=0.5,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    help="The prefill rate that routers begin with, over the true one: they learn the rest.",
 )
 @click.option("--seeds", default=1, show_default=True, type=click.IntRange(min=1), help="Runs of each, other seeds.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Processes.  [default: one a core]")
+@click.option(
+    "--pictures",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Also draw first tokens, hits and load over time of seed 1, as SVG files in this folder.",
+)
 @click.option("--json", "as_values", is_flag=True, help="Figures of every run as JSON instead of a table.")
 def command(
     policies: tuple[str, ...],
@@ -112,13 +134,16 @@ def command(
     cache_tokens: int | None,
     block_size: int,
     timing: str | None,
+    speedup: float | None,
     routers: int,
     events: bool,
     event_delay: float,
     lost_events: float,
     noise: float,
+    prior: float,
     seeds: int,
     jobs: int | None,
+    pictures: Path | None,
     as_values: bool,
 ) -> None:
     """What policies would do to a workload, in virtual time: no GPU, minutes of traffic in seconds.
@@ -134,70 +159,67 @@ def command(
     prefill, a paged prefix cache with eviction, and step times from published fits. Trust the order of policies more
     than the seconds.
     """
-    preset = PRESETS.get(workload_name)
-    fleet = Fleet(
-        replicas=replicas or (preset.replicas if preset else TRACE_REPLICAS),
-        cache_tokens=cache_tokens or (preset.cache_tokens if preset else TRACE_CACHE_TOKENS),
-        block_size_tokens=block_size,
-        timing=timing or (preset.timing if preset else TRACE_TIMING),
-        routers=routers,
-        events=events,
-        event_delay_seconds=event_delay,
-        lost_events_ratio=lost_events,
-        noise_ratio=noise,
-    )
-    loads: list[tuple[float, int | None]] = [(0.0, number) for number in sessions]
-    loads += [(rate, None) for rate in rates or (() if sessions else (20.0,))]
-    runs = [
-        Run(policy, workload_name, fleet, Load(requests, rate, at_a_time, seed))
-        for rate, at_a_time in loads
-        for policy in policies or DEFAULT_POLICIES
-        for seed in range(1, seeds + 1)
-    ]
     try:
+        fleet = usual(workload_name, timing).fleet
+        fleet = replace(
+            fleet,
+            replicas=replicas or fleet.replicas,
+            cache_tokens=cache_tokens or fleet.cache_tokens,
+            speedup=speedup or fleet.speedup,
+            block_size_tokens=block_size,
+            routers=routers,
+            events=events,
+            event_delay_seconds=event_delay,
+            lost_events_ratio=lost_events,
+            noise_ratio=noise,
+            prior_ratio=prior,
+        )
+        loads: list[tuple[float, int | None]] = [(0.0, number) for number in sessions]
+        loads += [(rate, None) for rate in rates or (() if sessions else (usual_rate(workload_name),))]
+        runs = [
+            Run(policy, workload_name, fleet, Load(requests, rate, at_a_time, seed))
+            for rate, at_a_time in loads
+            for policy in policies or DEFAULT_POLICIES
+            for seed in range(1, seeds + 1)
+        ]
         for policy in dict.fromkeys(run.policy for run in runs):
             load.load(policy)
         workload(workload_name)
-        outcomes = _all(runs, jobs or os.cpu_count() or 1)
+        played = play_all(runs, jobs or os.cpu_count() or 1)
+        outcomes = [one.outcome for one in played]
     except ConfigError as fault:
         raise click.ClickException(fault.message) from None
+    if pictures is not None:
+        _draw(pictures, [(run, one) for run, one in zip(runs, played, strict=True) if run.load.seed == 1])
     if as_values:
         click.echo(json.dumps(as_json(outcomes), indent=2))
         return
     title = (
-        f"{workload_name}: {requests:,} requests, {fleet.replicas} replicas of {fleet.cache_tokens:,} KV tokens, "
-        f"{fleet.timing}" + (f", {seeds} seeds" if seeds > 1 else "")
+        f"{workload_name}: {outcomes[0].requests:,} requests, {fleet.replicas} replicas of {fleet.cache_tokens:,} KV "
+        f"tokens, {fleet.timing}"
+        + (f" x {fleet.speedup:g}" if fleet.speedup != 1.0 else "")
+        + (f", {seeds} seeds" if seeds > 1 else "")
     )
     console = Console()
     if console.width < TABLE_WIDTH:
         console = Console(width=TABLE_WIDTH)
     console.print(side_by_side(outcomes, title))
-    if preset is not None:
-        console.print(f"Workload after {preset.source}.", style="dim")
+    if workload_name in PRESETS:
+        console.print(f"Workload after {PRESETS[workload_name].source}.", style="dim")
 
 
-def _all(runs: Sequence[Run], jobs: int) -> list[Outcome]:
-    """The outcomes in the order of the runs, with a bar while they are played."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    outcomes = []
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("runs", total=len(runs))
-        for one in _played(runs, min(jobs, len(runs))):
-            outcomes.append(one)
-            progress.advance(bar)
-    return outcomes
-
-
-def _played(runs: Sequence[Run], jobs: int) -> Iterator[Outcome]:
-    if jobs == 1:
-        at = workload(runs[0].workload)
-        for run in runs:
-            yield play(run, at).outcome
-        return
-    # Spawned, not forked: a fork would copy the threads' locks of whoever calls.
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(_figures, runs)
-
-
-def _figures(run: Run) -> Outcome:
-    return play(run, workload(run.workload)).outcome
+def _draw(folder: Path, runs: Sequence[tuple[Run, Played]]) -> None:
+    """Three pictures for each load, all its policies in each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for amount in dict.fromkeys(run.load for run, _ in runs):
+        load_name = f"{amount.rate_per_second:g} a second" if amount.sessions is None else f"{amount.sessions} sessions"
+        title = f"{Path(runs[0][0].workload).stem}, {load_name}"
+        same = {Path(run.policy).stem: one for run, one in runs if run.load == amount}
+        over = {name: over_time(list(one.stories.values()), runs[0][0].fleet.replicas) for name, one in same.items()}
+        drawn = {
+            "ttft": first_tokens(title, {name: list(one.ttft_seconds.values()) for name, one in same.items()}),
+            "hits": hits_over_time(title, over),
+            "load": load_over_time(title, over),
+        }
+        for name, svg in drawn.items():
+            (folder / f"{load_name.replace(' ', '-')}-{name}.svg").write_text(svg)

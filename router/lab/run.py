@@ -5,15 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from random import Random
 
 from router.fleet.replica import Role
 from router.lab.brain import Brain, Setup
 from router.lab.outcome import Outcome, outcome
 from router.lab.workloads import Load, WorkloadAt
 from router.policy import load
+from router.policy.pipeline import IndexSource
 from router.sim.engine import EngineLimits
-from router.sim.timing import TIMINGS
-from router.sim.virtual import News, Story, VirtualFleet
+from router.sim.rough import rough
+from router.sim.timing import TIMINGS, Timing
+from router.sim.virtual import News, Story, Trouble, VirtualFleet
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +27,17 @@ class Fleet:
     cache_tokens: int  # per replica
     block_size_tokens: int
     timing: str
+    speedup: float = 1.0  # engines are so many times as fast as that
     routers: int = 1
     events: bool = True
+    index_by_design: bool = True  # who is made for an approximate index has one; False: events, as a gateway gives all
     event_delay_seconds: float = 0.002
     lost_events_ratio: float = 0.0
     roles: tuple[Role, ...] = ()  # by replica, where KV can be handed over
-    noise_ratio: float = 0.0  # standard deviation of a step's length over its mean
+    slow: float = 1.0  # replica 0 takes so many times as long for its steps
+    join_seconds: float | None = None  # the last replica comes then, cold; None: it is there from the start
+    noise_ratio: float = 0.15  # standard deviation of a step's length over its mean; 0: exactly the fit, no effects
+    prior_ratio: float = 0.5  # the prefill rate that routers begin with, over what the engines' timing comes to
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +57,29 @@ class Played:
     outcome: Outcome
     stories: Mapping[str, Story]
 
+    @property
+    def ttft_seconds(self) -> dict[str, float]:
+        """Of the requests that were answered, by id, in the order of arrival."""
+        return {
+            name: story.first_token_seconds - story.arrival_seconds
+            for name, story in self.stories.items()
+            if story.finished and story.first_token_seconds is not None
+        }
+
 
 def play(run: Run, at: WorkloadAt) -> Played:
     """Play one run to its end. Raises ConfigError for a policy that cannot be used."""
     fleet = run.fleet
     blocks = fleet.cache_tokens // fleet.block_size_tokens
     limits = EngineLimits(block_count=blocks + 1, block_size_tokens=fleet.block_size_tokens)
+    policy, timing = load.load(run.policy), TIMINGS[fleet.timing].faster(fleet.speedup)
     setup = Setup(
-        load.load(run.policy),
+        policy,
         fleet.replicas,
         fleet.block_size_tokens,
         blocks,
-        hears_events=fleet.events,
+        hears_events=fleet.events and not (fleet.index_by_design and policy.index is IndexSource.APPROXIMATE),
+        prior_tokens_per_second=fleet.prior_ratio * timing.prefill_tokens_per_second(),
         roles=fleet.roles,
     )
     brains = [Brain(setup, run.load.seed + number) for number in range(fleet.routers)]
@@ -68,12 +87,13 @@ def play(run: Run, at: WorkloadAt) -> Played:
     virtual = VirtualFleet(
         replicas=fleet.replicas,
         limits=limits,
-        timing=TIMINGS[fleet.timing],
+        timing=lambda number: _timing(timing, fleet.noise_ratio, run.load.seed, number),
         routers=brains,
         workload=at(run.load),
         seed=run.load.seed,
         news=News(fleet.event_delay_seconds, lost_ratio=fleet.lost_events_ratio),
-        noise_ratio=fleet.noise_ratio,
+        troubles=[] if fleet.slow == 1.0 else [Trouble(0.0, 0, slow=fleet.slow)],
+        joins=[] if fleet.join_seconds is None else [(fleet.join_seconds, fleet.replicas - 1)],
     )
     virtual.run()
     figures = outcome(
@@ -88,3 +108,8 @@ def play(run: Run, at: WorkloadAt) -> Played:
         cpu_seconds=time.process_time() - began_seconds,
     )
     return Played(figures, virtual.stories)
+
+
+def _timing(timing: Timing, noise_ratio: float, seed: int, replica: int) -> Timing:
+    """An engine's own: chances of engines and of everything else are apart, so noise changes nothing but times."""
+    return rough(timing, noise_ratio, Random(seed * 10_007 + replica)) if noise_ratio else timing

@@ -8,11 +8,13 @@ a slow fleet would be asked what nobody had time to ask.)
 A turn may spawn sub-agents: scripts that begin when it is answered. The turn after it waits for all of them.
 
 Sessions begin in one of two ways: as a Poisson process, at the rate that gives so many requests a second on average;
-or so many at a time, each followed by another when it ends.
+or so many at a time, each followed by another when it ends, until so many requests have been asked: what sessions still
+had to ask is cut off there, or a run would end with a long stretch in which ever fewer are left.
 """
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -73,6 +75,8 @@ class Sessions:
     seed: int
     sessions_per_second: float | None = None
     at_a_time: int | None = None
+    most_requests: int | None = None
+    _asked_count: int = field(default=0, init=False)
     _asked: dict[str, _Live] = field(default_factory=dict, init=False)
     _following: int = field(default=0, init=False)  # script, where they follow each other
 
@@ -88,14 +92,18 @@ class Sessions:
         # Not all in one moment: that would be a burst of first prompts that no fleet of users brings.
         starts = sorted(RAMP_SECONDS * chance.random() for _ in range(self._following))
         for start_seconds, script in zip(starts, self.scripts, strict=False):
-            yield self._ask(_Live(script), start_seconds)
+            if self._left() > 0:
+                yield self._ask(_Live(script), start_seconds)
 
     def after(self, arrival: Arrival, now: float) -> Sequence[Arrival]:
         live = self._asked.pop(arrival.request_id)
+        left = self._left()
+        if left <= 0:
+            return ()
         spawned = [_Live(script, live) for script in live.script.turns[live.turn].spawns]
         live.awaited = len(spawned)
         if spawned:
-            return [self._ask(child, now + child.script.turns[0].think_seconds) for child in spawned]
+            return [self._ask(child, now + child.script.turns[0].think_seconds) for child in spawned[:left]]
         return self._next(live, now)
 
     def _next(self, live: _Live, now: float) -> Sequence[Arrival]:
@@ -110,8 +118,13 @@ class Sessions:
             return [self._ask(_Live(self.scripts[self._following - 1]), now)]
         return ()
 
+    def _left(self) -> int:
+        """Requests that may still be asked."""
+        return sys.maxsize if self.most_requests is None else self.most_requests - self._asked_count
+
     def _ask(self, live: _Live, at_seconds: float) -> Arrival:
         turn = live.script.turns[live.turn]
+        self._asked_count += 1
         request_id = f"{live.script.name}.{live.turn}"
         self._asked[request_id] = live
         prompt = array("I")

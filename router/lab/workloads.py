@@ -8,16 +8,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
+from typing import TypeVar
 
 from router.errors import ConfigError
-from router.lab.block_trace import BlockRow, BlockTrace, part, trace_rows
+from router.lab.block_trace import BlockRow, BlockTrace, part, rate_of, trace_rows
 from router.lab.chats import ChatShape, LogNormal, SubAgents, by_mean, chats
 from router.lab.recorded_agents import clones, recordings
 from router.lab.sessions import Script, Sessions, enough
 from router.lab.shared_prefixes import PrefixShape, SharedPrefixes
 from router.sim.traces import is_agents_log
 from router.sim.virtual import Workload
+
+FIRST_HALF_SEEDS = 500_000  # beyond all that a run is given
+
+Item = TypeVar("Item")
+
+
+class Half(Enum):
+    """Which part of a workload is played: policies are tuned on the first half and judged by the second."""
+
+    WHOLE = "whole"
+    FIRST = "first"
+    SECOND = "second"
+
+    def of(self, whole: Sequence[Item]) -> Sequence[Item]:
+        """What is in this half of a recording, in its order."""
+        middle = len(whole) // 2
+        return {Half.WHOLE: whole, Half.FIRST: whole[:middle], Half.SECOND: whole[middle:]}[self]
+
+    def seed(self, seed: int) -> int:
+        """For workloads that are made up: the halves never draw the same."""
+        return seed + (FIRST_HALF_SEEDS if self is Half.FIRST else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +51,7 @@ class Load:
     rate_per_second: float
     sessions: int | None
     seed: int
+    half: Half = Half.WHOLE
 
 
 WorkloadAt = Callable[[Load], Workload]
@@ -172,24 +196,24 @@ def workload(name: str) -> WorkloadAt:
         raise ConfigError([f"{name} is neither a file nor one of: {', '.join(PRESETS)}."])
     if is_agents_log(path):
         recorded = recordings(path)
-        return lambda load: sessions_at(clones(recorded, load.seed), load)
+        return lambda load: sessions_at(clones(load.half.of(recorded) or recorded, load.seed), load)
     return trace_at(trace_rows(path))
 
 
 def preset_at(preset: Preset) -> WorkloadAt:
     def at(load: Load) -> Workload:
         if isinstance(preset.shape, ChatShape):
-            return sessions_at(chats(preset.shape, load.seed), load)
+            return sessions_at(chats(preset.shape, load.half.seed(load.seed)), load)
         _wants_rate(load)
-        return SharedPrefixes(preset.shape, load.requests, load.rate_per_second, load.seed)
+        return SharedPrefixes(preset.shape, load.requests, load.rate_per_second, load.half.seed(load.seed))
 
     return at
 
 
 def sessions_at(scripts: Iterator[Script], load: Load) -> Sessions:
     if load.sessions is not None:
-        taken = enough(scripts, load.requests, load.sessions)
-        return Sessions(taken, load.seed, at_a_time=load.sessions)
+        taken = enough(scripts, 2 * load.requests, 2 * load.sessions)  # so that the last to end are followed too
+        return Sessions(taken, load.seed, at_a_time=load.sessions, most_requests=load.requests)
     taken = enough(scripts, load.requests)
     mean_requests = sum(script.requests for script in taken) / len(taken)
     return Sessions(taken, load.seed, sessions_per_second=load.rate_per_second / mean_requests)
@@ -200,9 +224,8 @@ def trace_at(rows: Sequence[BlockRow]) -> WorkloadAt:
 
     def at(load: Load) -> Workload:
         _wants_rate(load)
-        taken = part(rows, load.requests, load.seed)
-        span_seconds = taken[-1].at_seconds - taken[0].at_seconds if len(taken) > 1 else 1.0
-        return BlockTrace(taken, load.rate_per_second / (len(taken) / max(span_seconds, 1e-9)))
+        taken = part(load.half.of(rows), load.requests, load.seed)
+        return BlockTrace(taken, load.rate_per_second / rate_of(taken))
 
     return at
 

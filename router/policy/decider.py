@@ -10,6 +10,7 @@ policy's, and fail open: without hashes, trust or a match the columns say 0 and 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from random import Random
 
@@ -19,6 +20,7 @@ from router.errors import HomingError, NoReplica
 from router.fleet.pairs import Pairs
 from router.fleet.replica import BoolArray, Facts, FloatArray, IntArray, ReplicaId, Seat
 from router.index.base import Index
+from router.index.open_blocks import OpenBlocks
 from router.policy.candidate import Ask, Candidates, KeyArray, id_keys
 from router.policy.decision import Whole
 from router.policy.divider import Divider
@@ -30,6 +32,10 @@ from router.policy.split import Decision
 
 # A fleet has one pattern of trust while all is well; this many are kept while replicas join and catch up.
 REMEMBERED_BELIEFS = 32
+
+# Open requests' blocks are counted by so many tokens at once where nobody asks which they are: against caches of some
+# hundred thousand tokens that is fine enough, and a prompt of 100K tokens costs a hundred dict entries.
+GRAIN_TOKENS = 1024
 
 
 class AllBusy(HomingError):
@@ -136,7 +142,9 @@ class Decider:
         held, slower, expected = self._matched(ask, fleet)
         used = shared = fleet.no_tokens
         if self._open_blocks is not None:
-            used, shared = self._open_blocks.tokens_of(seats), self._shared(ask, fleet, self._open_blocks)
+            used = self._open_blocks.tokens_of(seats)
+            if self._open_blocks.exact:
+                shared = self._shared(ask, fleet, self._open_blocks)
         known = self._known.get(ask.model)
         if known is None or known.versions != (self._rates.version, self._trusts.version):
             known = self._known[ask.model] = self._look_again(fleet)
@@ -282,6 +290,14 @@ class Decider:
                 blocks = open_blocks.shared_blocks(hashes, column.seats)
                 shared[column.rows] = blocks * column.block_size_tokens
         return shared
+
+
+def open_blocks_for(policies: Iterable[Policy]) -> OpenBlocks | None:
+    """What these policies have to be told about the blocks that open requests use: nothing, by grains, or all."""
+    policies = list(policies)
+    if not any(policy.reads_open_blocks for policy in policies):
+        return None
+    return OpenBlocks(None if any(policy.reads_shared_blocks for policy in policies) else GRAIN_TOKENS)
 
 
 def _fleet_of(roster: Roster, model: str, answering_whole: frozenset[str]) -> _Fleet:

@@ -12,9 +12,10 @@ import numpy as np
 from router.fleet.replica import FloatArray, IntArray
 from router.policy.candidate import Candidates
 from router.policy.filters import Filter, SessionHome
+from router.policy.hold import HoldRule
 from router.policy.pickers import Picker, Turn
 from router.policy.rivals import CacheUse, DynamoBlocks
-from router.policy.scorers import Scorer
+from router.policy.scorers import CacheInUse, Scorer
 from router.policy.splitters import Splitter
 
 
@@ -66,6 +67,7 @@ class Policy:
     terms: tuple[Term, ...]
     picker: Picker
     index: IndexSource = IndexSource.EVENTS
+    hold: HoldRule | None = None  # None: every request is sent at once
     splitter: Splitter | None = None  # None: every request stays whole
 
     @property
@@ -75,8 +77,13 @@ class Policy:
 
     @property
     def reads_open_blocks(self) -> bool:
-        """Whether any part asks which blocks open requests use: else nobody needs to keep them."""
-        return any(isinstance(term.scorer, DynamoBlocks | CacheUse) for term in self.terms)
+        """Whether any part asks how much of a cache open requests use: else nobody needs to keep their blocks."""
+        return any(isinstance(term.scorer, DynamoBlocks | CacheUse | CacheInUse) for term in self.terms)
+
+    @property
+    def reads_shared_blocks(self) -> bool:
+        """Whether any part asks which of a prompt's blocks open requests use: then each is kept, not every so many."""
+        return any(isinstance(term.scorer, DynamoBlocks) for term in self.terms)
 
     def choose(self, candidates: Candidates, rows: IntArray, turn: Turn) -> Choice:
         """One of `rows`, the rows of the replicas that may be chosen at all: ascending, not empty."""

@@ -6,6 +6,7 @@
     scorers: {queue_wait: {}, prefill: {weight: 2}}            # optional for pickers that compare no costs
     picker: lowest_cost                                        # or lowest_cost: {near_seconds: 0.001}
     index: events                                              # optional; or approximate: what its matches come from
+    hold: {patience: 10}                                       # optional: who waits for room, in whose turn
     split: joint                                               # optional; or joint: {least_tokens: 512}
 
 The parts that may be named, and their parameters, are what the tables FILTERS, SCORERS, PICKERS and SPLITTERS hold,
@@ -25,6 +26,7 @@ import yaml
 from router.errors import ConfigError
 from router.policy.filters import FILTERS as OWN_FILTERS
 from router.policy.filters import Filter
+from router.policy.hold import HoldRule
 from router.policy.params import fault_of, params_of
 from router.policy.pickers import PICKERS as OWN_PICKERS
 from router.policy.pickers import Picker
@@ -34,7 +36,7 @@ from router.policy.scorers import SCORERS as OWN_SCORERS
 from router.policy.scorers import Scorer
 from router.policy.splitters import SPLITTERS, Splitter
 
-KEYS = ("name", "description", "filters", "scorers", "picker", "index", "split")
+KEYS = ("name", "description", "filters", "scorers", "picker", "index", "hold", "split")
 FILTERS = {**OWN_FILTERS, **RIVAL_FILTERS}
 SCORERS = {**OWN_SCORERS, **RIVAL_SCORERS}
 PICKERS = {**OWN_PICKERS, **RIVAL_PICKERS}
@@ -65,12 +67,13 @@ class _Reading:
         terms = self._terms(content.get("scorers"))
         picker = self._picker(content.get("picker"))
         index = self._index(content.get("index", IndexSource.EVENTS.value))
+        hold = self._hold(content["hold"]) if "hold" in content else None
         splitter = self._splitter(content.get("split"))
         if picker is not None and picker.compares_costs and not content.get("scorers"):
             self._fault("scorers", f"has nothing for the picker to compare. Add at least one of: {', '.join(SCORERS)}.")
         if self.faults or picker is None:
             raise ConfigError(self.faults)
-        return Policy(name, description, filters, terms, picker, index, splitter)
+        return Policy(name, description, filters, terms, picker, index, hold, splitter)
 
     def _content(self, text: str) -> Mapping[object, object]:
         try:
@@ -177,6 +180,10 @@ class _Reading:
             return IndexSource.EVENTS
         return IndexSource(value)
 
+    def _hold(self, value: object) -> HoldRule | None:
+        params = self._read("hold", "hold", self._params("hold", value), HoldRule)
+        return None if params is None else HoldRule(**params)
+
     def _named(self, path: str, value: object) -> tuple[str | None, Mapping[object, object]]:
         """`NAME` or `{NAME: PARAMETERS}`."""
         if isinstance(value, str):
@@ -208,6 +215,13 @@ class _Reading:
         if part is None:
             self._fault(path, f"{name!r} is not a {kind}. {known(name, table)}")
             return None
+        read = self._read(path, name, params, part, also)
+        return None if read is None else part(**read)
+
+    def _read(
+        self, path: str, name: str, params: Mapping[object, object], part: type, also: str = ""
+    ) -> Mapping[str, Any] | None:
+        """The parameters as the part takes them, each of its own type; None where any is at fault."""
         declared: Mapping[str, Field[Any]] = params_of(part)  # Any: each field has its own type
         before = len(self.faults)
         for key, value in params.items():
@@ -218,7 +232,7 @@ class _Reading:
                 self._fault(f"{path}.{key}", fault)
         if len(self.faults) > before:
             return None
-        return part(**{str(key): value for key, value in params.items()})
+        return {str(key): value for key, value in params.items()}
 
     def _fault(self, key: str, what: str) -> None:
         self.faults.append(f"{self._source}: {key}: {what}")

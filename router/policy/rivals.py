@@ -23,6 +23,7 @@ import numpy as np
 from router.fleet.replica import FloatArray, IntArray
 from router.policy.candidate import Candidates
 from router.policy.filters import Filter, Kept
+from router.policy.holders import ExploitOrExplore, FirstHolder
 from router.policy.params import param
 from router.policy.pickers import Picked, Picker, Turn, mixed_keys
 from router.policy.scorers import Scorer
@@ -193,7 +194,12 @@ class ExactLowest:
         return Picked(rows.item(place), "exact_lowest")
 
 
-RIVAL_FILTERS: Mapping[str, type[Filter]] = {"prefix_affinity": PrefixAffinity, "two_homes": TwoHomes}
+RIVAL_FILTERS: Mapping[str, type[Filter]] = {
+    "prefix_affinity": PrefixAffinity,
+    "two_homes": TwoHomes,
+    "exploit_or_explore": ExploitOrExplore,
+    "first_holder": FirstHolder,
+}
 RIVAL_SCORERS: Mapping[str, type[Scorer]] = {
     "dynamo_blocks": DynamoBlocks,
     "prefix_miss": PrefixMiss,

@@ -54,8 +54,25 @@ class OpenRequests:
         return seconds
 
 
+@dataclass(frozen=True, slots=True)
+class CacheInUse:
+    """What it costs to go where open requests already hold much of the cache.
+
+    An engine whose cache is all in use lets nobody in, puts back whom it let in last, and keeps nothing for later.
+    Long before that the share in use tells what a queue forgets as soon as it is empty: to how many beginnings the
+    replica is home. So new ones are spread by it, and whoever has a warm home keeps it.
+    """
+
+    full_seconds: float = param(3.0, least=0.0)  # where all of the cache is in use; in proportion below
+
+    def cost_seconds(self, candidates: Candidates) -> FloatArray:
+        seconds: FloatArray = candidates.used_tokens * (self.full_seconds / candidates.cache_tokens)
+        return seconds
+
+
 SCORERS: Mapping[str, type[Scorer]] = {
     "queue_wait": QueueWait,
     "prefill": Prefill,
     "open_requests": OpenRequests,
+    "cache_in_use": CacheInUse,
 }

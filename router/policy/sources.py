@@ -58,6 +58,9 @@ class Trusts(Protocol):
 class UsedBlocks(Protocol):
     """What open requests use of the caches, each block once. Seats ascend."""
 
+    @property
+    def exact(self) -> bool: ...  # each block is counted, so what they share with a prompt is known
+
     def tokens_of(self, seats: IntArray) -> FloatArray: ...
     def shared_blocks(self, hashes: BlockHashes, seats: IntArray) -> FloatArray: ...
 

@@ -10,6 +10,10 @@ its tokens and news come out when it ends, so one call both ends the step that w
   be computed anew (it may hit its own blocks, if they survive);
 * the last sampled token of a request has no KV: it is never computed.
 
+*Riders.* A request that decodes and has room for its next tokens takes one token in each step, like all the others, so
+nothing is done for it until its answer ends or a block is full (riders.py): a step costs for what happens in it, not
+for all that run.
+
 *Strides.* While every scheduled request decodes, steps differ in nothing but their length, so an engine that is told to
 may take many as one: until the first request ends or needs a block, or until `submit` or `cancel` cuts the stride
 short at the end of the step that is running then. Such an engine tells a request's first token and its end, and not
@@ -20,13 +24,14 @@ What a request answers is given with it. The engine decides when each token come
 
 from __future__ import annotations
 
-import math
 from array import array
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import count
 
 from router.sim.cache import BlockPool, Chain, Namespace
+from router.sim.riders import Rider, Riders, Stride
 from router.sim.timing import Timing
 from router.sim.wire import Event
 
@@ -72,20 +77,16 @@ class EngineLimits:
     max_model_tokens: int = 131_072
 
 
-@dataclass(slots=True, eq=False)
-class _Running:
+@dataclass(slots=True, eq=False, kw_only=True)
+class _Running(Rider):
     """A request in the engine. Changed by the engine alone."""
 
     job: Job
-    chain: Chain
+    chain: Chain  # learns tokens of the answer when it needs them
     answer_tokens: int
-    known: int  # tokens of prompt and answer so far; those of the answer join the chain when it needs them
-    computed: int = 0  # of them with KV, those of the running step included
-    answered: int = 0
     told: int = 0  # tokens of the answer in outputs
-    room_until: int = 0  # while decoding: `computed` may grow so far before a block is needed or filled
     cached_tokens: int | None = None  # None: never let in
-    scheduled: int = 0  # tokens of the running step, or of each step of a stride
+    scheduled: int = 0  # tokens of the running step, unless it rides
     active: bool = False  # let in, not waiting
 
     def catch_up(self) -> None:
@@ -106,25 +107,6 @@ class Counters:
     preemptions: int = 0
     finished: int = 0
     aborted: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Stride:
-    """Steps taken as one. Step k of them, counted from 0, lasts `first_seconds + k * longer_seconds`."""
-
-    began: float
-    steps: int
-    first_seconds: float
-    longer_seconds: float
-
-    def seconds(self, steps: int) -> float:
-        return steps * (self.first_seconds + 0.5 * (steps - 1) * self.longer_seconds)
-
-    def steps_begun_by(self, now: float) -> int:
-        """The number of steps once the one that runs at `now` has ended; a step that ends now has ended."""
-        passed, flat, growing = now - self.began, self.first_seconds - 0.5 * self.longer_seconds, self.longer_seconds
-        steps = passed / flat if growing == 0 else (math.sqrt(flat * flat + 2 * growing * passed) - flat) / growing
-        return min(self.steps, max(1, math.ceil(steps - 1e-9)))
 
 
 class Engine:
@@ -150,8 +132,14 @@ class Engine:
         self._running: list[_Running] = []
         self._requests: dict[str, _Running] = {}
         self._kept: dict[str, Chain] = {}
+        self._orders = count()
+        self._climbing: list[_Running] = []  # let in, and still computing what they knew then
+        self._roomless: list[_Running] = []  # decoding, and about to need a block
+        self._riders = Riders[_Running]()
+        # Each that runs gets a token of every step: real engines refuse a budget below their sequences.
+        self._most_running = min(limits.max_sequences, limits.step_tokens)
         self._longest_stride = longest_stride
-        self._stride: _Stride | None = None  # None: a single step is running, or none
+        self._stride: Stride | None = None  # None: a single step is running, or none
         self._step_ends: float | None = None  # None: no step is running
         self._free_at: float = 0.0
 
@@ -178,7 +166,8 @@ class Engine:
         if not self.fits(len(job.prompt) + max(len(job.answer) - 1, 0)):
             raise ValueError(f"request {job.request_id} needs more blocks than the engine has")
         prompt = job.prompt if isinstance(job.prompt, array) else array("I", job.prompt)
-        request = _Running(job, Chain(bytearray(prompt), job.namespace), len(job.answer), len(prompt))
+        chain = Chain(bytearray(prompt), job.namespace)
+        request = _Running(job=job, chain=chain, answer_tokens=len(job.answer), known=len(prompt))
         self._requests[job.request_id] = request
         self._waiting.append(request)
         self._cut_stride(now)
@@ -234,92 +223,81 @@ class Engine:
         return StepResult(outputs, events)
 
     def _start_step(self, now: float) -> None:
-        budget, preemptions = self.limits.step_tokens, self.counters.preemptions
-        sequences = context = 0  # of those that decode
+        preemptions = self.counters.preemptions
+        roomless, self._roomless = self._roomless, []
+        for request in roomless:
+            if request.active and self._reserve(request, 1):  # else it was preempted, perhaps for one before it
+                self._ride(request)
+        riders = self._riders
+        budget = self.limits.step_tokens - riders.count
         chunks: list[tuple[int, int]] = []
-        for request in list(self._running):
-            computed = request.computed
-            if computed < request.room_until and budget:  # decodes, and nobody need know
-                request.scheduled = 1
-                budget -= 1
-                sequences += 1
-                context += computed
-                continue
-            if not request.active:  # preempted for one before it
-                continue
-            tokens = min(request.known - computed, budget)
-            if tokens and self._reserve(request, tokens):
+        for request in list(self._climbing):
+            tokens = min(request.known - request.computed, budget)
+            if tokens and request.active and self._reserve(request, tokens):
                 budget -= tokens
-                if tokens == 1 and request.answered:
-                    sequences += 1
-                    context += computed
-                else:
-                    chunks.append((tokens, computed))
+                chunks.append((tokens, request.computed))
         crowded = self.counters.preemptions > preemptions
-        while self._waiting and budget and not crowded and len(self._running) < self.limits.max_sequences:
+        while self._waiting and budget and not crowded and len(self._running) < self._most_running:
             tokens = self._admit(self._waiting[0], budget)
             if not tokens:
                 break
             request = self._waiting.popleft()
             self._running.append(request)
-            request.active = True
+            self._climbing.append(request)
+            request.active, request.order = True, next(self._orders)
             budget -= tokens
             chunks.append((tokens, request.computed))
-        if not sequences and not chunks:
+        if not riders.count and not chunks:
             return
         # In a crowded step nobody was let in: the next one tries again. One with news lets it out at its end.
         alone = chunks or crowded or self.pool.has_news or self._longest_stride == 1
-        self._stride = None if alone else self._stride_of(sequences, context, now)
+        self._stride = None if alone else self._stride_of(now)
         if self._stride is not None:
             self._step_ends = now + self._stride.seconds(self._stride.steps)
         else:
-            self._step_ends = now + self.timing.pace(1) * self.timing.step_seconds(chunks, sequences, context)
+            seconds = self.timing.step_seconds(chunks, riders.count, riders.context_tokens)
+            self._step_ends = now + self.timing.pace(1) * seconds
 
     def _reserve(self, request: _Running, tokens: int) -> bool:
         """Room for the next tokens of a running request, at the price of those let in after it."""
         request.catch_up()
-        chain, size = request.chain, self.limits.block_size_tokens
-        while not self.pool.allocate(chain, request.computed + tokens):
+        while not self.pool.allocate(request.chain, request.computed + tokens):
             victim = self._running[-1]
             self._preempt(victim)
             if victim is request:
                 return False
         request.scheduled = tokens
-        if request.answered:
-            request.room_until = min(len(chain.blocks) * size, (chain.named + 1) * size - 1)
         return True
 
-    def _stride_of(self, sequences: int, context: int, now: float) -> _Stride | None:
+    def _ride(self, request: _Running) -> None:
+        """Until its answer ends or its room does; a block is announced with the step that fills it."""
+        chain, size = request.chain, self.limits.block_size_tokens
+        room_until = min(len(chain.blocks) * size, (chain.named + 1) * size - 1)
+        left = request.answer_tokens - request.answered
+        request.scheduled = 0
+        self._riders.mount(request, min(left, max(1, room_until - request.computed)))
+
+    def _stride_of(self, now: float) -> Stride | None:
         """As many equal steps as can be foretold; None if the next step is not one of them."""
-        steps = self._longest_stride
-        for request in self._running:
-            if not request.scheduled:
-                continue
-            # A block is announced with the step that fills it, so that step is not taken as one with those before it.
-            left, room = request.answer_tokens - request.answered, request.room_until - request.computed
-            if left < steps:
-                steps = left
-            if room < steps:
-                steps = room
-            if steps < 2:
-                return None
+        riders = self._riders
+        steps = min(self._longest_stride, riders.free_steps())
+        if steps < 2:
+            return None
         pace = self.timing.pace(steps)
-        growing = pace * self.timing.per_decode_context_token_seconds * sequences
-        return _Stride(now, steps, pace * self.timing.step_seconds((), sequences, context), growing)
+        growing = pace * self.timing.per_decode_context_token_seconds * riders.count
+        return Stride(now, steps, pace * self.timing.step_seconds((), riders.count, riders.context_tokens), growing)
 
     def _cut_stride(self, now: float) -> None:
         stride = self._stride
         if stride is not None:
             steps = stride.steps_begun_by(now)
-            self._stride = _Stride(stride.began, steps, stride.first_seconds, stride.longer_seconds)
+            self._stride = Stride(stride.began, steps, stride.first_seconds, stride.longer_seconds)
             self._step_ends = stride.began + stride.seconds(steps)
 
     def _preempt(self, victim: _Running) -> None:
-        self._running.remove(victim)
-        victim.active = False
+        self._withdraw(victim)
         victim.catch_up()
-        self.pool.free(victim.chain)
-        victim.computed = victim.scheduled = victim.room_until = 0
+        victim.computed = victim.scheduled = 0
         self._waiting.appendleft(victim)
         self.counters.preemptions += 1
 
@@ -346,24 +324,33 @@ class Engine:
         steps = self._stride.steps if self._stride is not None else 1
         self._stride = None
         tells_all = self._longest_stride == 1
+        riding = [request for request in self._running if request.due is not None] if tells_all else []
+        self.counters.generated_tokens += self._riders.count * steps
         telling: list[_Running] = []
-        generated = 0
-        for request in self._running:
-            scheduled = request.scheduled
-            if not scheduled:
-                continue
+        for request in self._riders.advance(steps):
+            (telling if request.answered >= request.answer_tokens else self._roomless).append(request)
+        if tells_all:
+            for request in riding:
+                if request.due is not None:
+                    request.count(self._riders.tick)
+            telling = riding
+        climbing, self._climbing = self._climbing, []
+        for request in climbing:
+            request.computed += request.scheduled
             request.scheduled = 0
-            request.computed = computed = request.computed + scheduled * steps
-            if computed < request.known:
-                continue  # more chunks to come
-            answered, answer_tokens = request.answered, request.answer_tokens
-            if answered < answer_tokens:
-                request.answered = answered = answered + steps
-                request.known += steps
-                generated += steps
-            if answered >= answer_tokens or not request.told or tells_all:
+            if request.computed < request.known:
+                # More chunks to come; one token that is left after a preemption is decoding.
+                last = request.answered and request.known - request.computed == 1
+                (self._roomless if last else self._climbing).append(request)
+                continue
+            if request.answer_tokens:
+                request.answered += 1
+                request.known += 1
+                self.counters.generated_tokens += 1
+            if request.answered < request.answer_tokens:
+                self._roomless.append(request)
+            if request.answered >= request.answer_tokens or not request.told or tells_all:
                 telling.append(request)
-        self.counters.generated_tokens += generated
         return [self._tell(request) for request in telling]
 
     def _tell(self, request: _Running) -> Output:
@@ -372,7 +359,7 @@ class Engine:
         if finished:
             del self._requests[job.request_id]
             if job.keeps_blocks:
-                self._running.remove(request)
+                self._stop(request)
                 self._kept[job.request_id] = request.chain
             else:
                 self._leave(request)
@@ -385,7 +372,19 @@ class Engine:
 
     def _leave(self, request: _Running) -> None:
         if request.active:
-            self._running.remove(request)
-            self.pool.free(request.chain)
+            self._withdraw(request)
         else:
             self._waiting.remove(request)
+
+    def _withdraw(self, request: _Running) -> None:
+        """It runs no longer; what it filled stays cached."""
+        self._stop(request)
+        self.pool.free(request.chain)
+
+    def _stop(self, request: _Running) -> None:
+        """It runs no longer, and its blocks are still in use."""
+        self._riders.dismount(request)
+        self._running.remove(request)
+        if request in self._climbing:
+            self._climbing.remove(request)
+        request.active = False

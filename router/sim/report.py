@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean
 
 from rich.table import Table
 
@@ -16,7 +17,7 @@ from router.sim.record import Record
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One run. Seconds are nearest-rank percentiles over the requests that went well; None: there were none."""
+    """One run. Seconds are over the requests that went well, percentiles nearest-rank; None: there were none."""
 
     name: str
     requests: int
@@ -24,6 +25,7 @@ class Summary:
     prompt_tokens: int
     cached_tokens: int
     hit_ratio: float | None
+    first_token_mean_seconds: float | None
     first_token_p50_seconds: float | None
     first_token_p90_seconds: float | None
     first_token_p99_seconds: float | None
@@ -50,6 +52,7 @@ def summarise(name: str, records: Sequence[Record]) -> Summary:
         prompt_tokens=prompt_tokens,
         cached_tokens=cached_tokens,
         hit_ratio=cached_tokens / prompt_tokens if prompt_tokens else None,
+        first_token_mean_seconds=fmean(first) if first else None,
         first_token_p50_seconds=percentile(first, 0.50),
         first_token_p90_seconds=percentile(first, 0.90),
         first_token_p99_seconds=percentile(first, 0.99),

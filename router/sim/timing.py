@@ -37,6 +37,10 @@ class Timing:
             seconds += self.per_new_and_context_token_seconds * new * context
         return seconds + self.per_sequence_seconds * sequences + self.per_decode_context_token_seconds * context_tokens
 
+    def prefill_tokens_per_second(self, step_tokens: int = 8192) -> float:
+        """Of a prompt that fills one step, alone and from its beginning."""
+        return step_tokens / self.step_seconds([(step_tokens, 0)], 0, 0)
+
     def pace(self, steps: int) -> float:  # noqa: ARG002
         """What the next steps take, together, over what they should: more than 1 is slow."""
         return 1.0

@@ -6,10 +6,11 @@ A file is JSON lines (or one JSON array), each line one of
 - an agent's log: `{"timestamp", "input", "output", "session_id"}`, microseconds, `input` the whole flattened prompt;
 - Mooncake's: `{"timestamp", "input_length", "output_length", "hash_ids"}`, milliseconds, an id for each 512 tokens
   of prefix: prompts are made of token ids that are equal exactly where the ids are;
-- lengths only: `{"timestamp", "input_length", "output_length"}`, milliseconds: prompts that share nothing.
+- lengths only: `{"timestamp", "input_length", "output_length"}`, milliseconds: prompts that share nothing;
+- a recording of `homing record`: Mooncake's lines with `block_size` and `session_id`, after a line that tells the
+  fleet. Its ids are large and name full blocks only: they are numbered anew; what follows is like nothing else.
 
-A name ending in .zst is decompressed, which needs the optional package zstandard. Faults are
-ConfigError naming file and line.
+A name ending in .zst is decompressed. Faults are ConfigError naming file and line.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
+import zstandard
 
 from router.errors import ConfigError
+from router.sim.recording import FIRST_LINE, Became, Numbers, RecordedFleet, Recording, Truth
 from router.sim.workload import Ask, Chat, Conversation, Text
 
 MOONCAKE_BLOCK_TOKENS = 512
@@ -44,21 +48,22 @@ class TokenRuns:
 
     blocks: tuple[int, ...]
     count: int  # tokens: the last run may be cut
+    block_tokens: int = MOONCAKE_BLOCK_TOKENS
 
     @property
     def path(self) -> str:
         return "/v1/completions"
 
     def members(self) -> list[bytes]:
-        ids = [token for block in self.blocks for token in _run(block)][: self.count]
+        ids = [token for block in self.blocks for token in _run(block, self.block_tokens)][: self.count]
         return [b'"prompt":' + msgspec.json.encode(ids)]
 
 
-def _run(block: int) -> list[int]:
+def _run(block: int, tokens: int) -> list[int]:
     # The block's id in the first three tokens tells runs apart for certain; the step makes most of the rest differ too.
     head = [block // TOKEN_IDS**place % TOKEN_IDS for place in range(3)]
     step = 2 * (block % 997) + 1
-    body = [(block + step * place) % TOKEN_IDS for place in range(MOONCAKE_BLOCK_TOKENS - len(head))]
+    body = [(block + step * place) % TOKEN_IDS for place in range(tokens - len(head))]
     return [FIRST_TOKEN_ID + token for token in head + body]
 
 
@@ -78,6 +83,8 @@ class _Line(msgspec.Struct):
     input_length: int | None = None
     output_length: int | None = None
     hash_ids: list[int] | None = None
+    duration: float | None = None  # milliseconds until it was answered
+    block_size: Annotated[int, msgspec.Meta(ge=3)] | None = None  # tokens; a run of fewer could not tell its block
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -97,6 +104,22 @@ def is_agents_log(path: Path) -> bool:
         return False
 
 
+def recorded_fleet(path: Path) -> RecordedFleet | None:
+    """The fleet a recording was made before; None for any other file. Raises ConfigError where it cannot be read."""
+    try:
+        return next((msgspec.json.decode(raw, type=Recording).recording for raw in list(_all_lines(path))[:1]), None)
+    except msgspec.DecodeError:
+        return None
+
+
+def recorded_truth(path: Path) -> Truth:
+    """What became of the requests of a recording. Raises ConfigError where it cannot be read."""
+    try:
+        return Truth(tuple(msgspec.json.decode(line, type=Became) for line in _lines(path)))
+    except msgspec.DecodeError as fault:
+        raise ConfigError([f"{path}: is no recording: {fault}."]) from fault
+
+
 def load_calls(path: Path) -> list[Call]:
     """An agent's log as it stands, texts unmeasured, in order of time. Raises ConfigError."""
     calls = []
@@ -111,9 +134,10 @@ def load_calls(path: Path) -> list[Call]:
 def load_conversations(path: Path, *, max_tokens: int = MAX_TOKENS_DEFAULT) -> tuple[Conversation, ...]:
     """The conversations of a file, in its order. `max_tokens` bounds each reply. Raises ConfigError."""
     sessions: dict[str, list[Ask]] = {}
+    numbers = Numbers()
     for number, raw in enumerate(_lines(path), start=1):
         try:
-            name, asks = _asks(_line(raw), number, max_tokens)
+            name, asks = _asks(_line(raw), number, max_tokens, numbers)
         except (msgspec.DecodeError, ValueError) as fault:
             known = "messages; or timestamp with input, or with input_length and output_length"
             raise ConfigError([f"{path}: line {number} is no conversation: {fault}. A line needs {known}."]) from fault
@@ -126,13 +150,14 @@ def load_conversations(path: Path, *, max_tokens: int = MAX_TOKENS_DEFAULT) -> t
 
 
 def _from_zero(asks: Sequence[Ask], beginning_seconds: float) -> tuple[Ask, ...]:
-    """Arrival times from the source's beginning: some sources give Unix time."""
+    """Arrival times from the source's beginning: some give Unix time. In order of time: some tell what ended first."""
+    asks = sorted(asks, key=lambda ask: ask.at_seconds or 0.0)
     return tuple(
         ask if ask.at_seconds is None else replace(ask, at_seconds=ask.at_seconds - beginning_seconds) for ask in asks
     )
 
 
-def _asks(line: _Line, number: int, max_tokens: int) -> tuple[str, list[Ask]]:
+def _asks(line: _Line, number: int, max_tokens: int, numbers: Numbers) -> tuple[str, list[Ask]]:
     """The session that a line belongs to, and what it asks."""
     if line.messages is not None:
         return f"line-{number}", list(_turns(line.messages, line.tools, max_tokens))
@@ -144,10 +169,16 @@ def _asks(line: _Line, number: int, max_tokens: int) -> tuple[str, list[Ask]]:
         return line.session_id or f"line-{number}", [Ask(text, min(reply, max_tokens), line.timestamp / 1e6)]
     if line.input_length is None or line.output_length is None:
         raise ValueError("it has a timestamp, but neither input nor both lengths")
+    reply, at_seconds = min(max(1, line.output_length), max_tokens), line.timestamp / 1e3
+    if line.block_size is not None:
+        runs = numbers.runs(line.hash_ids or (), line.block_size, line.input_length)
+        prompt = TokenRuns(runs, line.input_length, line.block_size)
+        took_seconds = None if line.duration is None else line.duration / 1e3
+        return line.session_id or f"line-{number}", [Ask(prompt, reply, at_seconds, took_seconds)]
     # Without ids, the line's number makes the prompt unlike any other from its first block on.
     blocks = line.hash_ids or [number] * (1 + line.input_length // MOONCAKE_BLOCK_TOKENS)
     prompt = TokenRuns(tuple(blocks), line.input_length)
-    return f"line-{number}", [Ask(prompt, min(max(1, line.output_length), max_tokens), line.timestamp / 1e3)]
+    return f"line-{number}", [Ask(prompt, reply, at_seconds)]
 
 
 def _turns(messages: Sequence[msgspec.Raw], tools: msgspec.Raw, max_tokens: int) -> Iterator[Ask]:
@@ -171,6 +202,11 @@ def _decode(raw: bytes) -> _Line:
 
 
 def _lines(path: Path) -> Iterable[bytes]:
+    """What is asked: all lines but a recording's first."""
+    return [line for line in _all_lines(path) if not line.startswith(FIRST_LINE)]
+
+
+def _all_lines(path: Path) -> Iterable[bytes]:
     try:
         content = _decompressed(path) if path.suffix == ".zst" else path.read_bytes()
     except OSError as fault:
@@ -196,12 +232,6 @@ def _elements(whole: Sequence[msgspec.Raw]) -> list[bytes]:
 
 
 def _decompressed(path: Path) -> bytes:
-    try:
-        import zstandard  # noqa: PLC0415  optional: only trace files are compressed
-    except ImportError as fault:
-        raise ConfigError(
-            [f"{path}: is compressed. Run `pip install zstandard` to read it, or decompress it with `zstd -d`."]
-        ) from fault
     try:
         with zstandard.ZstdDecompressor().stream_reader(io.BytesIO(path.read_bytes())) as reader:
             return reader.read()

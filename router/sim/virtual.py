@@ -4,25 +4,30 @@ Everything that happens is an entry of the heap: a request arrives, an engine's 
 router, something breaks. Ties go by order of entry, so a seed decides everything. The fleet knows its routers only
 through `Router`: what decides in virtual time is whatever stands behind it.
 
-Events reach each router by itself, after a delay of its own, and may be lost on the way. Requests go to the routers in
-turn, as a load balancer would send them.
+Events reach each router by itself, after a delay of its own, and may be lost on the way. A router that misses some asks
+for them again, as live ones do: a round trip later it is given all that was published since. Requests go to the routers
+in turn, as a load balancer would send them.
 """
 
 from __future__ import annotations
 
 import heapq
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import count
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from itertools import count, takewhile
 from random import Random
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from router.sim.cache import Namespace
 from router.sim.engine import Engine, EngineLimits, Job, Output
-from router.sim.timing import Timing, noisy
+from router.sim.timing import Timing
 from router.sim.wire import Event
-from router.sim.wires import Wires, WireTiming
+from router.sim.wires import Legs, Wires, WireTiming
+
+KEPT_BATCHES = 10_000  # for replay: vLLM's default
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +58,22 @@ class Story:
     attempts: int = 0
 
 
-class Legs(NamedTuple):
-    """A request split over two replicas, by their numbers."""
+class Unsent(Enum):
+    """Why a router sent a request nowhere."""
 
-    donor: int
-    taker: int
+    REFUSED = "refused"
+    HELD = "held"  # it comes with a later `let_go`
 
 
 class Router(Protocol):
     """What decides. Times are virtual seconds."""
 
-    def route(self, arrival: Arrival, now: float) -> int | Legs | None:
-        """The number of a replica, or of two; None to refuse. Called again for a request whose replica died before its
+    def route(self, arrival: Arrival, now: float) -> int | Legs | Unsent:
+        """The number of a replica, or of two, or why none. Called again for a request whose replica died before its
         answer."""
+
+    def let_go(self, now: float) -> Sequence[tuple[str, int | Legs]]:
+        """Requests that were held and go now, each with where. Asked whenever something ended."""
 
     def computed(self, request_id: str, now: float, cached_tokens: int) -> None:
         """The donor of a split request has computed the prompt, of which so much was cached."""
@@ -77,8 +85,13 @@ class Router(Protocol):
     def failed(self, request_id: str, now: float) -> None:
         """Its replica died before the first token: `route` follows. Later: the request is over."""
 
-    def heard(self, replica: int, number: int, events: Sequence[Event], now: float) -> None:
-        """A batch of a replica's events; numbers of one process ascend from 0, and one that is missing was lost."""
+    def heard(self, replica: int, number: int, events: Sequence[Event], now: float) -> int | None:
+        """A batch of a replica's events; numbers of one process ascend from 0, and one that is missing was lost.
+
+        What is returned is asked for again: the first number that is missing."""
+
+    def replayed(self, replica: int, batches: Sequence[tuple[int, Sequence[Event]]], now: float) -> None:
+        """All that the replica still has from the number that was asked for on, in order."""
 
     def down(self, replica: int, now: float) -> None: ...
 
@@ -121,6 +134,7 @@ class _Machine:
     alive: bool = True
     wake: int = 0  # of the entry that counts; older ones are passed over
     batches: int = 0  # numbered so far
+    kept: deque[tuple[int, Sequence[Event]]] = field(default_factory=lambda: deque(maxlen=KEPT_BATCHES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,18 +160,14 @@ class VirtualFleet:
         troubles: Sequence[Trouble] = (),
         joins: Sequence[tuple[float, int]] = (),
         longest_stride: int = 4096,
-        noise_ratio: float = 0.0,
         wires: WireTiming | None = None,
     ) -> None:
-        """`joins` are (seconds, replica) of those that are not there from the start; noise is of step times."""
+        """`joins` are (seconds, replica) of those that are not there from the start."""
         self.stories: dict[str, Story] = {}
         self.now = 0.0
         self.refused = 0
         self._limits = limits
         self._timings = [timing(number) if callable(timing) else timing for number in range(replicas)]
-        if noise_ratio:
-            # A chance of their own, so that noise changes neither what is lost nor how blocks are named.
-            self._timings = [noisy(one, noise_ratio, Random(seed * 10_007 + n)) for n, one in enumerate(self._timings)]
         self._routers = routers
         self._workload = workload
         self._news = news or News()
@@ -168,6 +178,7 @@ class VirtualFleet:
         self._order = count()
         self._open: dict[str, tuple[Arrival, Router]] = {}
         self._legs: dict[str, _Leg] = {}  # prefill legs under way, by the name of their job
+        self._held: dict[str, Arrival] = {}
         self._turn = 0
         late = {replica for _, replica in joins}
         self._machines = [self._machine(number, alive=number not in late) for number in range(replicas)]
@@ -204,13 +215,23 @@ class VirtualFleet:
         self._send(arrival, router)
 
     def _send(self, arrival: Arrival, router: Router) -> None:
-        story = self.stories[arrival.request_id]
         replica = router.route(arrival, self.now)
-        if replica is None:
+        if replica is Unsent.REFUSED:
             self.refused += 1
-            return
-        story.donor = None
-        story.sent_seconds = self.now
+        elif replica is Unsent.HELD:
+            self._held[arrival.request_id] = arrival
+        else:
+            self._sent(arrival, router, replica)
+
+    def _let_go(self) -> None:
+        if self._held:
+            for router in self._routers:
+                for request_id, replica in router.let_go(self.now):
+                    self._sent(self._held.pop(request_id), router, replica)
+
+    def _sent(self, arrival: Arrival, router: Router, replica: int | Legs) -> None:
+        story = self.stories[arrival.request_id]
+        story.donor, story.sent_seconds = None, self.now
         story.attempts += 1
         self._open[arrival.request_id] = (arrival, router)
         if isinstance(replica, Legs):
@@ -251,16 +272,9 @@ class VirtualFleet:
         def arrive() -> None:
             donor.engine.release(name)
             if self._stands(leg):
-                arrival = leg.arrival
-                count = len(arrival.prompt)
-                job = Job(
-                    arrival.request_id,
-                    arrival.prompt,
-                    arrival.answer,
-                    imported_tokens=count,
-                    reported_cached_tokens=cached_tokens,
-                )
-                taker.engine.submit(job, self.now)
+                job = Job(leg.arrival.request_id, leg.arrival.prompt, leg.arrival.answer)
+                come = replace(job, imported_tokens=len(job.prompt), reported_cached_tokens=cached_tokens)
+                taker.engine.submit(come, self.now)
                 self._wake(leg.legs.taker)
 
         self._at(done, arrive)
@@ -297,6 +311,7 @@ class VirtualFleet:
         for output in result.outputs:
             self._told(output)
         self._wake(replica)
+        self._let_go()
 
     def _told(self, output: Output) -> None:
         if output.request_id in self._legs:
@@ -322,11 +337,26 @@ class VirtualFleet:
     def _publish(self, replica: int, machine: _Machine, events: Sequence[Event]) -> None:
         news, number = self._news, machine.batches
         machine.batches += 1
+        machine.kept.append((number, events))
         for router in self._routers:
             if news.lost_ratio and self._chance.random() < news.lost_ratio:
                 continue
             delay = news.delay_seconds + (news.jitter_seconds * self._chance.random() if news.jitter_seconds else 0.0)
-            self._at(self.now + delay, lambda to=router: to.heard(replica, number, events, self.now))  # type: ignore[misc]
+            self._at(self.now + delay, lambda to=router: self._deliver(to, machine, replica, number, events))  # type: ignore[misc]
+
+    def _deliver(self, to: Router, machine: _Machine, replica: int, number: int, events: Sequence[Event]) -> None:
+        if machine is not self._machines[replica]:
+            return  # its process has ended, and the connection with it
+        missing = to.heard(replica, number, events, self.now)
+        if missing is not None:
+            self._at(self.now + self._news.delay_seconds, lambda: self._replay(to, machine, replica, missing))
+
+    def _replay(self, to: Router, machine: _Machine, replica: int, first: int) -> None:
+        """The question has come to the engine; the answer takes as long to come back."""
+        if machine is not self._machines[replica]:
+            return
+        batches = list(takewhile(lambda kept: kept[0] >= first, reversed(machine.kept)))[::-1]
+        self._at(self.now + self._news.delay_seconds, lambda: to.replayed(replica, batches, self.now))
 
     # Trouble
 
@@ -350,6 +380,7 @@ class VirtualFleet:
     def _rise(self, replica: int) -> None:
         self._machines[replica] = self._machine(replica, alive=True)
         self._tell_up(replica)
+        self._let_go()
 
     def _tell_up(self, replica: int) -> None:
         for router in self._routers:

@@ -7,6 +7,7 @@ uses its donor's and its taker's, one after the other with those that came befor
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,13 @@ class WireTiming:
     def seconds(self, tokens: int) -> float:
         """Of one transfer that meets no other."""
         return self.fixed_seconds + tokens * self.token_bytes / self.bytes_per_second
+
+
+class Legs(NamedTuple):
+    """A request split over two replicas, by their numbers."""
+
+    donor: int
+    taker: int
 
 
 class Wires:

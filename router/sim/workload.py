@@ -9,7 +9,7 @@ workload is conversations on a timetable (`schedule`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from random import Random
 from typing import Protocol
@@ -61,6 +61,7 @@ class Ask:
     prompt: Prompt
     max_tokens: int
     at_seconds: float | None = None
+    took_seconds: float | None = None  # until its answer ended, where the source says
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,15 +138,28 @@ def schedule(conversations: Sequence[Conversation], arrivals: Arrivals, seed: in
     return Workload(tuple(sorted(turns, key=lambda turn: turn.at_seconds)))
 
 
-def recorded(conversations: Sequence[Conversation], speedup: float = 1.0) -> Workload:
-    """The source's own arrival times, `speedup` times as fast. Raises ValueError where a turn has none."""
+def recorded(conversations: Sequence[Conversation]) -> Workload:
+    """The source's own arrival times. Raises ValueError where a turn has none."""
     turns: list[Turn] = []
     for conversation in conversations:
         for number, ask in enumerate(conversation.asks):
             if ask.at_seconds is None:
                 raise ValueError(f"{conversation.name} turn {number} has no arrival time: use schedule() instead.")
-            turns.append(Turn(ask.at_seconds / speedup, conversation.name, number, ask.prompt, ask.max_tokens))
+            turns.append(Turn(ask.at_seconds, conversation.name, number, ask.prompt, ask.max_tokens))
     return Workload(tuple(sorted(turns, key=lambda turn: turn.at_seconds)))
+
+
+def first(workload: Workload, requests: int) -> Workload:
+    return Workload(workload.turns[:requests])
+
+
+def at_rate(workload: Workload, requests_per_second: float) -> Workload:
+    """The same turns from 0 s on, their times stretched or squeezed to that rate on average."""
+    if len(workload.turns) < 2:
+        return Workload(tuple(replace(turn, at_seconds=0.0) for turn in workload.turns))
+    begin = workload.turns[0].at_seconds
+    factor = (len(workload.turns) - 1) / requests_per_second / max(workload.span_seconds - begin, 1e-9)
+    return Workload(tuple(replace(turn, at_seconds=(turn.at_seconds - begin) * factor) for turn in workload.turns))
 
 
 def grows(conversation: Conversation) -> bool:

@@ -133,3 +133,11 @@ def test_no_observation_leads_out_of_the_clamp(observations: list[tuple[int, flo
     learned = rates.tokens_per_second("m", np.arange(8))
     assert learned.min() >= SLOWEST_TOKENS_PER_SECOND
     assert learned.max() <= FASTEST_TOKENS_PER_SECOND
+
+
+def test_equal_replicas_have_one_rate_however_noisy_their_first_tokens() -> None:
+    rates, chance = Rates(), Random(1)
+    for _ in range(60):
+        for seat in range(8):
+            observe(rates, seat, 20_000 * chance.lognormvariate(0.0, 0.15))
+    assert len({rate(rates, seat) for seat in range(8)}) == 1

@@ -11,6 +11,7 @@ from router.fleet.replica import ReplicaId
 from router.gateway.receipts import Receipt, Receipts, Tried
 from router.index.accuracy import Unjudged, Verdict
 from router.metrics import Outcome
+from router.policy.shadow import Opinion
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,21 @@ def test_only_the_newest_are_kept() -> None:
     assert receipts.get("1") is None
     assert receipts.get("2") == receipt("2")
     assert [kept.request_id for kept in receipts.latest(2)] == ["4", "3"]
+
+
+def test_a_shadows_opinion_is_told_and_counted() -> None:
+    opinion = Opinion("mine", ReplicaId("b"), "lowest_cost", False, 0.25, None)
+    with_opinion = msgspec.structs.replace(receipt(decision=Decided()), opinion=opinion)
+    assert with_opinion.as_json()["shadow"] == {
+        "policy": "mine",
+        "replica": "b",
+        "rule": "lowest_cost",
+        "agrees": False,
+        "dearer_seconds": 0.25,
+        "missed_seconds": None,
+    }
+    assert with_opinion.byte_size > receipt(decision=Decided()).byte_size
+    assert receipt().as_json()["shadow"] is None
 
 
 def test_bytes_are_bounded_and_the_decisions_count() -> None:

@@ -57,3 +57,28 @@ def test_it_equals_counting_anew(steps: list[tuple[array[int], bool]], asked: ar
     assert blocks.tokens_of(SEATS)[0] == len(used)
     expected = next((depth for depth, block in enumerate(asked) if block not in used), len(asked))
     assert blocks.shared_blocks(asked, SEATS)[0] == expected
+
+
+def test_by_grains_whole_runs_are_counted_once_and_the_rest_for_each() -> None:
+    blocks = OpenBlocks(grain_tokens=64)
+    shared = [1, 2, 3, 4, 5, 6, 7, 8]
+    blocks.open(1, Seat(0), array("Q", [*shared, 9]), 16)
+    blocks.open(2, Seat(0), array("Q", [*shared, 9]), 16)
+    assert blocks.tokens_of(SEATS)[0] == 8 * 16 + 2 * 16
+    assert not blocks.exact
+    blocks.close(1)
+    assert blocks.tokens_of(SEATS)[0] == 9 * 16
+    blocks.close(2)
+    assert blocks.tokens_of(SEATS)[0] == 0
+
+
+@given(st.lists(prompts, max_size=20), st.integers(1, 4))
+def test_by_grains_nothing_is_left_and_no_less_than_all_is_counted(opened: list[array[int]], grain: int) -> None:
+    blocks = OpenBlocks(grain_tokens=grain)
+    for lease, hashes in enumerate(opened):
+        blocks.open(lease, Seat(0), hashes, 1)
+    used = blocks.tokens_of(SEATS)[0]
+    assert len(set().union(*opened)) <= used <= sum(map(len, opened))
+    for lease in range(len(opened)):
+        blocks.close(lease)
+    assert blocks.tokens_of(SEATS)[0] == 0

@@ -17,8 +17,35 @@ from router.sim.virtual import Arrival
 @pytest.mark.parametrize("knee", [3.0, 40.0, 217.0])
 def test_the_knee_is_found_within_five_per_cent(knee: float) -> None:
     found = sustained(lambda load: 0.3 if load < knee else 30.0, full=40.0, bound_seconds=1.0)
-    assert found.load <= knee <= found.above
-    assert found.above / found.load <= 1.05
+    assert found.below <= knee <= found.above
+    assert found.above / found.below <= 1.05
+    assert found.below <= found.load <= found.above
+
+
+@pytest.mark.parametrize("near", [None, 5.0, 30.0, 44.0, 52.0, 200.0])
+def test_the_load_is_where_the_p90_crosses_the_bound_wherever_the_search_begins(near: float | None) -> None:
+    found = sustained(lambda load: (load / 46.0) ** 4, full=60.0, bound_seconds=1.0, near=near)
+    assert found.load == pytest.approx(46.0, rel=1e-6)
+
+
+def test_a_good_guess_saves_runs() -> None:
+    def played(near: float | None) -> int:
+        asked: list[float] = []
+
+        def p90_at(load: float) -> float:
+            asked.append(load)
+            return (load / 46.0) ** 4
+
+        sustained(p90_at, full=60.0, bound_seconds=1.0, near=near)
+        assert len(set(asked)) == len(asked), "nothing is played twice"
+        return len(asked)
+
+    assert played(45.0) < played(None)
+
+
+def test_nothing_that_was_tried_being_sustained_is_told_as_little() -> None:
+    found = sustained(lambda load: 9.0, full=60.0, bound_seconds=1.0)
+    assert found.load == found.below < 1.0
 
 
 def test_where_even_a_light_load_takes_long_three_times_as_long_is_allowed() -> None:

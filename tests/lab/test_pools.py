@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+
 from router.fleet.replica import Role
+from router.gateway.exchange import Exchange
 from router.lab.brain import Brain, Setup
 from router.lab.shared_prefixes import PrefixShape, SharedPrefixes
+from router.policy.hold import HoldRule
 from router.policy.load import load
+from router.policy.pipeline import Policy
+from router.policy.split import Split
 from router.sim.engine import EngineLimits
 from router.sim.timing import QWEN3_32B_H100_TP2
 from router.sim.virtual import Trouble, VirtualFleet
@@ -16,14 +24,17 @@ SHAPE = PrefixShape(20, 2, system_tokens=1_000, question_tokens=3_000, answer_to
 
 
 def played(
-    policy: str,
+    policy: str | Policy,
     *,
     rate: float = 2.0,
     roles: tuple[Role, ...] = ROLES,
     troubles: tuple[Trouble, ...] = (),
     seed: int = 5,
+    watch: Callable[[Exchange], None] | None = None,
 ) -> tuple[VirtualFleet, Brain]:
-    brain = Brain(Setup(load(policy), len(roles), 64, 4_000, roles=roles), 5)
+    brain = Brain(
+        Setup(load(policy) if isinstance(policy, str) else policy, len(roles), 64, 4_000, roles=roles), 5, watch
+    )
     fleet = VirtualFleet(
         replicas=len(roles),
         limits=EngineLimits(block_count=4_001, block_size_tokens=64),
@@ -78,3 +89,26 @@ def test_replicas_of_both_kinds_find_out_that_combined_serving_wins() -> None:
 
     assert sum(one.donor is not None for one in joint.stories.values()) < 8
     assert first_tokens(joint) < first_tokens(split)
+
+
+def test_a_split_request_waits_until_its_donor_has_room() -> None:
+    at_once = load("split_always")
+    held = replace(at_once, hold=HoldRule(ahead_tokens=1, patience=0.0))
+    most = {}
+    for policy in (at_once, held):
+        donors: Counter[str] = Counter()
+        waiting: list[float] = []
+
+        def saw(exchange: Exchange, donors: Counter[str] = donors, waiting: list[float] = waiting) -> None:
+            decision = exchange.decision
+            assert isinstance(decision, Split)
+            donors[decision.prefill.replica] += 1
+            waiting.append(decision.candidates.queued_tokens.item(decision.prefill.row))
+
+        fleet, brain = played(policy, rate=20.0, watch=saw)
+        assert all(story.finished and story.donor is not None for story in fleet.stories.values())
+        assert brain.open_requests == 0
+        assert set(donors) == {"r0", "r1"}
+        most[policy.hold is None] = max(waiting)
+    assert most[True] > 4_000, "without holding prompts queue up at their donors"
+    assert most[False] < 1

@@ -142,7 +142,7 @@ def test_a_decision_carries_what_the_ledger_and_the_judge_need() -> None:
     assert made.uncached_tokens == 4_100 + 300 - 3_200
     assert made.queue_seconds == pytest.approx(0.1)
     assert made.prefill_seconds == pytest.approx(1_200 / 8_000)
-    assert made.cost_seconds == pytest.approx(0.1 + 2 * 1_200 / 8_000 + 0.0005)
+    assert made.cost_seconds == pytest.approx(0.1 + 6 * 1_200 / 8_000 + 0.0005)
     assert (made.policy, made.rule) == ("cache_aware", "lowest_cost")
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 
+import pytest
+
 from router.index.base import Trust
 from router.policy.candidate import Candidate
 from router.policy.decision import Whole
@@ -21,7 +23,7 @@ def decision(policy_name: str, *rows: Candidate, session: int | None = None) -> 
 def test_the_reason_sets_the_price_here_beside_the_next_best() -> None:
     warm = candidate(0, "r1", matched_tokens=3_072, queued_tokens=3_040)
     made = decision("cache_aware", warm, candidate(1, "r2"), candidate(2, "r3", queued_tokens=8_000))
-    assert made.reason == "lowest_cost: 0.38 s queue wait + 0.26 s prefill x2 here; next best r2: 1.02 s prefill x2"
+    assert made.reason == "lowest_cost: 0.38 s queue wait + 0.77 s prefill x6 here; next best r2: 3.07 s prefill x6"
 
 
 def test_small_prices_are_told_in_milliseconds_and_nothings_not_at_all() -> None:
@@ -70,8 +72,13 @@ def test_the_explanation_lists_the_chosen_first_and_then_by_cost_with_every_term
         "open_requests": 0,
         "context_tokens": 0.0,
         "tokens_per_second": 8_000.0,
-        "cost_seconds": 0.024,
-        "terms_seconds": {"queue_wait": 0.0, "prefill x2": 0.024, "open_requests": 0.0},
+        "cost_seconds": pytest.approx(0.072),
+        "terms_seconds": {
+            "queue_wait": 0.0,
+            "prefill x6": pytest.approx(0.072),
+            "cache_in_use": 0.0,
+            "open_requests": 0.0,
+        },
     }
     assert json.loads(json.dumps(told)) == told, "plain values only"
 

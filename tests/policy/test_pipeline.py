@@ -88,11 +88,14 @@ def test_near_ties_spread_over_an_idle_fleet(name: str) -> None:
     assert max(picks.values()) < 150
 
 
-def test_an_idle_fleet_with_unequal_learned_rates_still_spreads() -> None:
-    shipped, at = load("cache_aware"), turn()
-    rows = [candidate(seat, tokens_per_second=8_000 + 40 * seat) for seat in range(8)]
-    picks = Counter(choice(shipped, columns(*rows), at).row for _ in range(800))
-    assert len(picks) == 8
+def test_new_beginnings_go_where_open_requests_hold_least_of_the_cache() -> None:
+    rows = [candidate(seat, used_tokens=90_000 - 10_000 * seat, cache_tokens=100_000) for seat in range(8)]
+    assert choice(load("cache_aware"), columns(*rows), turn()).row == 7
+
+
+def test_a_warm_home_is_kept_though_its_cache_is_in_use() -> None:
+    warm = candidate(0, "warm", matched_tokens=4_000, used_tokens=80_000, cache_tokens=100_000)
+    assert chosen("cache_aware", warm, candidate(1, cache_tokens=100_000)) == "warm"
 
 
 def test_load_only_policies_ignore_what_is_cached() -> None:

@@ -67,17 +67,18 @@ picker: lowest
     )
     assert told == [
         "mine.yaml: nmae: is not a key of a policy. Did you mean 'name'? "
-        "Known: description, filters, index, name, picker, scorers, split.",
+        "Known: description, filters, hold, index, name, picker, scorers, split.",
         "mine.yaml: name: is None, but must be a text of at least one letter. Add `name: ...`.",
         "mine.yaml: description: is '', but must be a text of at least one letter. Add `description: ...`.",
         "mine.yaml: filters[0]: 'bounded_lod' is not a filter. Did you mean 'bounded_load'? "
-        "Known: bounded_load, longest_match, not_overloaded, prefix_affinity, session_home, two_homes.",
+        "Known: bounded_load, exploit_or_explore, first_holder, longest_match, not_overloaded, prefix_affinity, "
+        "session_home, two_homes.",
         "mine.yaml: filters[1].factor: is 0.5, but must be 1 or more. The default is 1.25.",
         "mine.yaml: filters[1].fctor: is not a parameter of bounded_load. Did you mean 'factor'? Known: factor.",
         "mine.yaml: filters[2]: is {'a': 1, 'b': 2}, but must be NAME or {NAME: {PARAMETER: VALUE}}.",
         "mine.yaml: scorers.queue_wiat: 'queue_wiat' is not a scorer. Did you mean 'queue_wait'? "
-        "Known: cache_use, dynamo_blocks, open_requests, prefill, prefill_times_batch, prefix_miss, queue_rank, "
-        "queue_wait, token_load.",
+        "Known: cache_in_use, cache_use, dynamo_blocks, open_requests, prefill, prefill_times_batch, "
+        "prefix_miss, queue_rank, queue_wait, token_load.",
         "mine.yaml: scorers.prefill.weight: is -1, but cannot be negative. Use 0 to switch the scorer off.",
         "mine.yaml: scorers.open_requests.seconds_each: is '1', but must be a number. The default is 0.0005.",
         "mine.yaml: picker: 'lowest' is not a picker. Did you mean 'lowest_cost'? "

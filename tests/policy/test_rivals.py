@@ -24,7 +24,13 @@ def seats_picked(policy: str, *rows: Candidate, turns: int = 60) -> set[int]:
 # All of them
 
 
-@pytest.mark.parametrize("policy", ["dynamo", "llmd_blend", "llmd_affinity", "mooncake", "lmetric", "smg_cache_aware"])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        *("dynamo", "llmd_blend", "llmd_affinity", "mooncake", "lmetric", "smg_cache_aware"),
+        *("preble", "lmcache_first_holder"),
+    ],
+)
 def test_equal_replicas_are_drawn_by_chance(policy: str) -> None:
     assert seats_picked(policy, *fleet(3)) == {0, 1, 2}
 
@@ -226,6 +232,62 @@ def test_dualmap_stays_with_the_warmer_home_until_it_is_late() -> None:
     assert at(40_000) == second
 
 
+# Preble
+
+
+def test_preble_exploits_what_is_held_when_more_of_the_prompt_is_held_than_not() -> None:
+    rows = candidate(0, matched_tokens=501, queued_tokens=90_000, open_requests=9), candidate(1)
+    assert rule("preble", *rows, prompt_tokens=1_000) == "exploit+exact_lowest"
+    assert chosen("preble", *rows, prompt_tokens=1_000) == "r0"
+    rows = candidate(0, matched_tokens=500, queued_tokens=90_000, open_requests=9), candidate(1)
+    assert rule("preble", *rows, prompt_tokens=1_000) == "explore+exact_lowest"
+    assert chosen("preble", *rows, prompt_tokens=1_000) == "r1"
+
+
+def test_preble_takes_the_least_loaded_of_those_that_hold_most() -> None:
+    rows = (
+        candidate(0, matched_tokens=800, queued_tokens=4_000),
+        candidate(1, matched_tokens=800, queued_tokens=3_000),
+        candidate(2, matched_tokens=799),
+    )
+    assert chosen("preble", *rows, prompt_tokens=1_000) == "r1"
+
+
+def test_prebles_load_is_time_and_a_running_request_weighs_its_whole_answer() -> None:
+    rows = candidate(0, queued_tokens=23_000), candidate(1, open_requests=1)
+    assert chosen("preble", *rows) == "r0"
+    rows = candidate(0, queued_tokens=25_000), candidate(1, open_requests=1)
+    assert chosen("preble", *rows) == "r1"
+
+
+# LMCache's first holder
+
+
+def test_the_first_holder_is_followed_however_busy_while_all_but_the_threshold_is_there() -> None:
+    rows = candidate(0, matched_tokens=2_048, open_requests=200), candidate(1)
+    assert rule("lmcache_first_holder", *rows, prompt_tokens=4_048) == "first_holder+exact_lowest"
+    assert chosen("lmcache_first_holder", *rows, prompt_tokens=4_048) == "r0"
+    assert rule("lmcache_first_holder", *rows, prompt_tokens=4_049) == "short_match+exact_lowest"
+    assert chosen("lmcache_first_holder", *rows, prompt_tokens=4_049) == "r1"
+
+
+def test_the_first_holder_knows_whole_chunks_alone() -> None:
+    rows = candidate(0, matched_tokens=255, open_requests=5), candidate(1)
+    assert rule("lmcache_first_holder", *rows, prompt_tokens=300) == "no_holder+exact_lowest"
+    rows = candidate(0, matched_tokens=2_047, open_requests=200), candidate(1)
+    assert rule("lmcache_first_holder", *rows, prompt_tokens=3_793) == "short_match+exact_lowest"
+    assert rule("lmcache_first_holder", *rows, prompt_tokens=3_792) == "first_holder+exact_lowest"
+
+
+def test_one_of_several_holders_gets_all_of_a_beginning_and_beginnings_differ() -> None:
+    def first(prefix_key: int, loads: tuple[int, ...]) -> str:
+        rows = [candidate(seat, matched_tokens=4_096, open_requests=load) for seat, load in enumerate(loads)]
+        return chosen("lmcache_first_holder", *rows, prompt_tokens=4_200, prefix_key=prefix_key)
+
+    assert all(first(key, (0, 0, 0)) == first(key, (500, 0, 90)) for key in range(20))
+    assert {first(key, (0, 0, 0)) for key in range(20)} == {"r0", "r1", "r2"}
+
+
 # Bounded-load consistent hashing, which we ship as our own
 
 
@@ -240,5 +302,6 @@ def test_consistent_hash_ships_with_the_customary_bound() -> None:
 def test_only_the_policies_that_read_open_blocks_make_anybody_keep_them() -> None:
     assert load("dynamo").reads_open_blocks
     assert load("llmd_blend").reads_open_blocks
-    assert not load("cache_aware").reads_open_blocks
+    assert load("cache_aware").reads_open_blocks
+    assert not load("least_loaded").reads_open_blocks
     assert not load("mooncake").reads_open_blocks

@@ -272,14 +272,14 @@ def test_a_split_explains_itself() -> None:
     ]
     handover = decision.handover
     assert handover["alone_replica"] == "d1"
-    assert np.isclose(decision.cost_seconds, 2 * 8_192 / 8_000 + 0.02 + 8_192e-5 + 60 * 0.0005)
+    assert np.isclose(decision.cost_seconds, 6 * 8_192 / 8_000 + 0.02 + 8_192e-5 + 60 * 0.0005)
 
 
 def test_a_queue_at_the_decode_replica_drains_while_the_prompt_is_computed_elsewhere() -> None:
     fleet = Fleet(P, D)
-    fleet.queue(1, tokens=24_000)  # three seconds
+    fleet.queue(1, tokens=80_000)  # ten seconds
     decision = fleet.ask()
     assert over(decision) == ("p0", "d1")
     assert isinstance(decision, Split)
-    assert np.isclose(decision.cost_seconds, 3.0 + 0.0005)
-    assert "3.000 s are queued there" in decision.reason
+    assert np.isclose(decision.cost_seconds, 10.0 + 0.0005)
+    assert "10.000 s are queued there" in decision.reason

@@ -67,6 +67,20 @@ def test_a_request_that_runs_decodes_beside_the_chunks_of_another() -> None:
     assert order == ["a", "a", "a", "a", "b"]
 
 
+def test_what_a_preempted_request_knew_is_computed_again_in_whole_chunks() -> None:
+    sim = engine(block_count=13, step_tokens=9)
+    sim.submit(Job("a", range(8), range(50, 80)))
+    sim.submit(Job("b", range(100, 120), range(300, 312)))
+    announced: list[int] = []  # tokens, by step, since a has ended and b begins again
+    while (due := sim.next_step_at()) is not None:
+        result = sim.step(due)
+        announced.append(sum(len(event.token_ids) for event in result.events if isinstance(event, BlockStored)))
+        if any(output.request_id == "a" and output.finished for output in result.outputs):
+            announced.clear()
+    assert sim.counters.preemptions == 1
+    assert announced == [8, 8, 4, 0, 0]
+
+
 def test_when_blocks_run_out_the_last_let_in_waits_again_and_still_answers_in_full() -> None:
     sim = engine(block_count=9)
     sim.submit(Job("a", range(12), range(50, 66)))

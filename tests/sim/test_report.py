@@ -41,6 +41,12 @@ def test_the_hit_ratio_counts_only_requests_whose_engine_told() -> None:
     assert summarise("run", []).hit_ratio is None
 
 
+def test_the_mean_is_of_the_requests_that_went_well() -> None:
+    summary = summarise("run", [record(1.0), record(4.0), record(9.0, error="status 500")])
+    assert (summary.first_token_mean_seconds, summary.first_token_p50_seconds) == (2.5, 1.0)
+    assert summarise("run", []).first_token_mean_seconds is None
+
+
 def test_errors_count_as_requests_but_not_in_the_times() -> None:
     records = [record(1.0), record(9.0, error="status 500"), record(9.0, error="status 500")]
     summary = summarise("run", records)

@@ -107,7 +107,6 @@ def test_a_file_that_is_missing_or_empty_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_published_traces_load_whole(name: str, requests: int) -> None:
-    pytest.importorskip("zstandard")
     path = TRACES / f"{name}.jsonl.zst"
     if not path.exists():
         pytest.skip(f"{path} is not here")

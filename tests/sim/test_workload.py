@@ -4,7 +4,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.sim.workload import Arrivals, Ask, Chat, Conversation, Text, grows, recorded, schedule
+from router.sim.workload import Arrivals, Ask, Chat, Conversation, Text, at_rate, first, grows, recorded, schedule
 
 
 def chat(*words: str) -> Chat:
@@ -38,9 +38,16 @@ def test_starts_come_at_the_asked_rate_on_the_whole() -> None:
     assert 9 < workload.requests_per_second < 11
 
 
-def test_recorded_times_are_kept_and_can_be_sped_up() -> None:
-    workload = recorded([conversation("a", 1, at_seconds=30.0), conversation("b", 1, at_seconds=10.0)], speedup=10)
-    assert [(turn.conversation, turn.at_seconds) for turn in workload.turns] == [("b", 1.0), ("a", 3.0)]
+def test_recorded_times_are_kept() -> None:
+    conversations = [conversation("a", 1, 10.0), conversation("b", 1, 4.0)]
+    assert [(turn.conversation, turn.at_seconds) for turn in recorded(conversations).turns] == [("b", 4.0), ("a", 10.0)]
+
+
+def test_a_rate_stretches_the_gaps_and_begins_at_once() -> None:
+    workload = recorded([conversation(name, 1, at) for name, at in (("a", 100.0), ("b", 101.0), ("c", 104.0))])
+    assert [turn.at_seconds for turn in at_rate(workload, 0.25).turns] == [0.0, 2.0, 8.0]
+    assert [turn.at_seconds for turn in at_rate(first(workload, 1), 5.0).turns] == [0.0]
+    assert first(workload, 9) == workload
 
 
 def test_a_body_is_json_that_asks_for_usage_when_it_streams() -> None:

@@ -21,7 +21,6 @@ QWEN3 = SHARED / "tokenizers" / "qwen3"
 @pytest.mark.skipif(not QWEN3.is_dir(), reason="the shared tokenizers and traces are not here")
 @pytest.mark.parametrize("trace", ["agent_miniswe_a", "tau_airline_gpt4o_a"])
 async def test_recorded_conversations_are_predicted_exactly(trace: str) -> None:
-    pytest.importorskip("zstandard")
     conversations = load_conversations(SHARED / "traces" / f"{trace}.jsonl.zst", max_tokens=8)[:5]
     workload = schedule(conversations, Arrivals(starts_per_second=4.0, think_seconds=0.4), seed=3)
     limits = EngineLimits(block_count=4096, block_size_tokens=16, max_model_tokens=32_768)
