@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test check format lint types micro load agreement lab ladder clean lock
+.PHONY: help setup demo test check format lint types manifests micro load agreement lab lab-full ablation ladder clean lock
 help:            ## what can be made
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -32,6 +32,9 @@ types: $(READY)  ## mypy, strict
 	$(BIN)/mypy
 
 check: format lint types test  ## what CI runs
+
+manifests: $(READY) ## k8s/ built by kubectl, held against the schemas, its alerts tested by promtool
+	$(BIN)/python -m pytest tests/k8s -rs
 
 micro: $(READY)  ## micro-benchmarks beside a bare relay
 	$(BIN)/python -m loadtest.micro $(MICRO)

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
-import signal
-import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO
 
 import httpx
 import zmq
 
-from router.clock import SystemClock
+from router.clock import Clock, SystemClock
 from router.config import Config
+from router.control import Operator
 from router.discovery import static
+from router.discovery.file import FileSource
+from router.discovery.kube_client import KubeClient
+from router.discovery.kubernetes import KubernetesSource
+from router.discovery.members import Member, sighting
+from router.discovery.membership import Membership
+from router.discovery.source import Source, follow
 from router.engines import sglang
 from router.engines.base import Dialect
 from router.engines.handshakes import ANSWERING_WHOLE, HANDSHAKES
@@ -27,6 +31,7 @@ from router.events.silence import Silence
 from router.fleet.health import Health
 from router.fleet.latency import Latency
 from router.fleet.ledger import Ledger
+from router.fleet.newcomers import Newcomers
 from router.fleet.pairs import Pairs
 from router.fleet.rates import Rates
 from router.fleet.replica import Seat
@@ -36,7 +41,6 @@ from router.gateway.account import Account, Books
 from router.gateway.admin import admin
 from router.gateway.admission import Admission, AdmissionLimits
 from router.gateway.dispatch import Dispatch
-from router.gateway.garbage import keep_out_of_the_way
 from router.gateway.handoff import Handoff
 from router.gateway.headers import Credentials
 from router.gateway.holding import Holding
@@ -109,6 +113,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
     metrics = Metrics()
     roster, health, ledger, latency = Roster(), Health(), Ledger(), Latency()
     rates, sessions = Rates(), Sessions(config.sessions.max_sessions, config.sessions.idle_seconds)
+    newcomers = Newcomers(config.limits.slow_start_seconds)
     pairs = Pairs()
     index = MemoryIndex(Budget(config.index.budget_megabytes * 2**20))
     guessed, accuracy = Guessed(index), Accuracy()
@@ -137,6 +142,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
         open_blocks=open_blocks,
         pairs=pairs,
         answering_whole=ANSWERING_WHOLE,
+        newcomers=newcomers,
     )
     admission = Admission(
         AdmissionLimits(
@@ -224,6 +230,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
                 health=health,
                 ledger=ledger,
                 latency=latency,
+                newcomers=newcomers,
                 rates=rates,
                 sessions=sessions,
                 accuracy=accuracy,
@@ -234,10 +241,11 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
                 silence=silence,
                 admission=admission,
                 metrics=metrics,
+                misses=misses,
                 pairs=pairs,
                 upstreams=upstreams,
             )
-            seating = Seating(config, rooms)
+            seating = Seating(config, rooms, clock)
             keeper = Keeper(
                 config,
                 rooms,
@@ -250,6 +258,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
                 prover=proving,
                 say=say,
             )
+            membership, sources = Membership(keeper, say), tuple(_sources(config, clock, say))
             house = House(
                 f"http://{_shown(config.listen.host)}:{public.getsockname()[1]}",
                 f"http://{_shown(config.listen.admin_host)}:{private.getsockname()[1]}",
@@ -274,6 +283,8 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
                 news=news,
                 recorder=recorder,
                 holding=holding,
+                membership=membership,
+                sources=sources,
             )
             metrics.gauges.append(gauges(house, lag))
             handoff = Handoff(
@@ -317,12 +328,12 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
                 body_limit_bytes=int(config.limits.body_megabytes * 2**20),
                 recorder=recorder,
             )
-            for replica in static.replicas(config.replicas):
-                keeper.join(replica)
+            membership.seen("config", sighting(*map(Member, static.replicas(config.replicas))))
             beats = [
                 tasks.create_task(lag.run()),
                 tasks.create_task(keep_house(house, clock, warming if splits else None)),
             ]
+            beats += [tasks.create_task(follow(source, membership.seen, say)) for source in sources]
             routes = Routes(serve, control(roster, readiness, credentials, clock.wall()))
             private_routes = admin(
                 metrics,
@@ -336,6 +347,8 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
                     clock=clock,
                     idle=lambda: admission.in_flight == 0,
                 ),
+                control=Operator(membership, seating),
+                admin_token=config.auth.admin_token(),
             )
             try:
                 async with (
@@ -354,34 +367,13 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
                 keeper.close()
 
 
-async def serve(config: Config, *, log: IO[bytes] | None, say: Say | None = None) -> None:
-    """Serve until SIGINT or SIGTERM, then drain."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    told: list[signal.Signals] = []
-
-    def on_signal(which: signal.Signals) -> None:
-        if told:  # a second one: somebody is in a hurry
-            os._exit(130)
-        told.append(which)
-        stop.set()
-
-    for which in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(which, on_signal, which)
-    tell = say or (lambda line: print(line, file=sys.stderr, flush=True))
-    async with running(config, log=log, say=tell) as house:
-        shadow = "" if config.shadow_policy is None else f", shadow policy {config.shadow_policy}"
-        tell(
-            f"Homing listens on {house.url}; metrics and /homing/* on {house.admin_url}; policy {config.policy}{shadow}"
-        )
-        collector = asyncio.ensure_future(keep_out_of_the_way())
-        await stop.wait()
-        house.readiness.draining = True
-        if told == [signal.SIGTERM]:
-            # Whoever balances before us sees it at /ready and sends elsewhere; until then we go on serving.
-            await asyncio.sleep(config.limits.notice_seconds)
-        collector.cancel()
-        tell("stopping: open requests may end, new ones are refused; a second signal ends at once")
+def _sources(config: Config, clock: Clock, say: Say) -> Iterator[Source]:
+    """Where replicas are found that come and go. Raises ConfigError where there is no way to an API server."""
+    if config.discovery.file is not None:
+        yield FileSource(config.discovery.file, clock=clock, say=say)
+    if config.discovery.kubernetes is not None:
+        client = KubeClient(config.discovery.kubernetes)
+        yield KubernetesSource(config.discovery.kubernetes, client, clock=clock, say=say)
 
 
 def _only(faults: BaseException) -> BaseException:

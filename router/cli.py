@@ -8,7 +8,7 @@ import json
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from router import app, config, demo
+from router import config, demo, process
+from router.discovery.kube_client import KubeClient
 from router.doctor import command as doctor
 from router.errors import ConfigError
 from router.explain import show
@@ -43,6 +44,16 @@ Models, block size and KV-event addresses are learned from the replicas. For exa
                        "endpoint":"tcp://*:5557","replay_endpoint":"tcp://*:5558"}'
 
 Without events Homing still routes, by what it sent where; it says so at start-up, per model.
+
+Replicas that come and go are found (`discovery` in the file), with or without some that are named:
+
+\b
+  homing serve --replicas-file replicas.yaml   a YAML list of `- url: http://HOST:PORT`, looked at once a second
+  homing serve --pods app=vllm --namespace llm            ready pods; those that terminate drain
+  homing serve --service vllm --replica-port http         the endpoints of a Service
+
+In a pod the service account is used, elsewhere the kubeconfig. A replica that leaves is sent nothing new, and what is
+under way there ends; a newcomer's share of the load grows over limits.slow_start_seconds.
 """
 
 
@@ -61,6 +72,14 @@ def main() -> None:
 @main.command(help=SERVE_HELP)
 @click.argument("config_file", metavar="[CONFIG]", required=False, type=click.Path(path_type=Path))
 @click.option("--replica", "replicas", multiple=True, metavar="URL", help="A replica, http://HOST:PORT. Repeat it.")
+@click.option("--replicas-file", metavar="FILE", help="Replicas that come and go, from a file that is watched.")
+@click.option("--pods", metavar="SELECTOR", help="Replicas that are Kubernetes pods, by label selector: app=vllm.")
+@click.option("--service", metavar="NAME", help="Replicas behind a Kubernetes Service, by its EndpointSlices.")
+@click.option("--namespace", help="Of the pods or Service.  [default: Homing's own, or the kubeconfig's]")
+@click.option("--replica-port", metavar="PORT|NAME", help="Of the pods or Service.  [default: the first there is]")
+@click.option(
+    "--kubeconfig", metavar="FILE", help="The way to the API server.  [default: the service account, or yours]"
+)
 @click.option("--policy", help="A shelf name (see `homing policies`) or a YAML file.  [default: cache_aware]")
 @click.option(
     "--shadow-policy",
@@ -76,6 +95,12 @@ def main() -> None:
 def serve(
     config_file: Path | None,
     replicas: tuple[str, ...],
+    replicas_file: str | None,
+    pods: str | None,
+    service: str | None,
+    namespace: str | None,
+    replica_port: str | None,
+    kubeconfig: str | None,
     policy: str | None,
     shadow_policy: str | None,
     tokenizer: str | None,
@@ -84,8 +109,9 @@ def serve(
     admin_port: int | None,
     quiet: bool,
 ) -> None:
-    settings = _settings(config_file, replicas, policy, shadow_policy, tokenizer, host, port, admin_port)
-    _run(app.serve(settings, log=None if quiet else sys.stdout.buffer))
+    discovery = _discovery(replicas_file, pods, service, namespace, replica_port, kubeconfig)
+    settings = _settings(config_file, replicas, discovery, policy, shadow_policy, tokenizer, host, port, admin_port)
+    _run(process.serve(settings, log=None if quiet else sys.stdout.buffer))
 
 
 @main.command()
@@ -105,7 +131,27 @@ def check(config_file: Path) -> None:
             faults.extend(fault.faults)
     if faults:
         raise click.ClickException("\n".join(faults))
-    click.echo(f"{config_file}: good. {len(settings.replicas)} replicas, policy {settings.policy}.")
+    found = "".join(f", more from {where}" for where in _discovered(settings, faults))
+    if faults:
+        raise click.ClickException("\n".join(faults))
+    click.echo(f"{config_file}: good. {len(settings.replicas)} replicas{found}, policy {settings.policy}.")
+
+
+def _discovered(settings: config.Config, faults: list[str]) -> Iterator[str]:
+    """Where replicas will be found, as far as that can be told without asking anybody."""
+    discovery = settings.discovery
+    if discovery.file is not None:
+        try:
+            yield f"{discovery.file} ({len(config.read_replicas(discovery.file))} now)"
+        except ConfigError as fault:
+            faults.extend(fault.faults)
+    if discovery.kubernetes is not None:
+        try:
+            client = KubeClient(discovery.kubernetes)
+        except ConfigError as fault:
+            faults.extend(fault.faults)
+        else:
+            yield f"{client.what} in namespace {client.namespace} by {client.where} (not asked)"
 
 
 @main.command()
@@ -166,9 +212,33 @@ def version() -> None:
     click.echo(importlib.metadata.version("homing"))
 
 
+def _discovery(
+    replicas_file: str | None,
+    pods: str | None,
+    service: str | None,
+    namespace: str | None,
+    replica_port: str | None,
+    kubeconfig: str | None,
+) -> dict[str, Any]:  # Any: checked by config.read
+    port: int | str | None = int(replica_port) if replica_port and replica_port.isdecimal() else replica_port
+    told = {
+        "selector": pods,
+        "service": service,
+        "namespace": namespace,
+        "port": port,
+        "kubeconfig": kubeconfig,
+    }
+    kubernetes = {key: value for key, value in told.items() if value is not None}
+    return {
+        **({"file": replicas_file} if replicas_file else {}),
+        **({"kubernetes": kubernetes} if kubernetes else {}),
+    }
+
+
 def _settings(
     config_file: Path | None,
     replicas: tuple[str, ...],
+    discovery: dict[str, Any],
     policy: str | None,
     shadow_policy: str | None,
     tokenizer: str | None,
@@ -183,6 +253,8 @@ def _settings(
     }
     if replicas:
         overrides["replicas"] = [{"url": url} for url in replicas]
+    if discovery:
+        overrides["discovery"] = discovery
     if policy:
         overrides["policy"] = policy
     if shadow_policy:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from router.errors import ConfigError
 
@@ -120,6 +120,43 @@ class ReplicaSettings(_Section):
         return self
 
 
+class ListedReplica(ReplicaSettings):
+    """An entry of a watched file of replicas."""
+
+    draining: bool = False  # sent nothing new; what is under way ends
+
+
+class KubernetesSettings(_Section):
+    """Replicas that are pods. Needs `pip install homing[kubernetes]` and rights to list and watch (k8s/rbac/rbac.yaml).
+
+    Annotations of a pod tell what the engine does not: homing/port, homing/role, homing/engine, homing/event-port,
+    homing/replay-port, homing/event-topic, homing/ranks.
+    """
+
+    selector: str | None = None  # of pods, as kubectl takes it: app=vllm,tier in (gpu,cpu)
+    service: str | None = None  # instead: the endpoints of this Service, whatever pods they are
+    namespace: str | None = None  # default: Homing's own in a pod, else the kubeconfig context's
+    port: int | str | None = None  # number or name; default: the annotation, else the first port there is
+    scheme: Literal["http", "https"] = "http"
+    kubeconfig: Path | None = None  # default: the pod's service account, else $KUBECONFIG or ~/.kube/config
+    context: str | None = None  # of the kubeconfig; default: its current one
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> KubernetesSettings:
+        if (self.selector is None) == (self.service is None):
+            raise ValueError("name the pods by selector (app=vllm) or by service (vllm), one of the two")
+        if self.selector is not None and not self.selector.strip():
+            raise ValueError("selector is empty, which would be every pod; write app=vllm or the like")
+        return self
+
+
+class Discovery(_Section):
+    """Where replicas are found that come and go, beside `replicas`, which stay."""
+
+    file: Path | None = None  # a YAML list of what stands under `replicas`; looked at once a second
+    kubernetes: KubernetesSettings | None = None
+
+
 class ModelSettings(_Section):
     name: str
     tokenizer: str | None = None  # DIR, hub id or auto; default: tokens.tokenizer
@@ -138,6 +175,8 @@ class Limits(_Section):
     max_in_flight_per_replica: Annotated[int, Field(gt=0)] = 1_024  # engines queue well; this guards against the absurd
     queue_length: Annotated[int, Field(ge=0)] = 1_000
     queue_wait_seconds: Seconds = 30.0
+    # Over how long a newcomer's share of the load grows to that of the others: router/fleet/newcomers.py. 0: at once.
+    slow_start_seconds: Annotated[float, Field(ge=0)] = 30.0
     # After SIGTERM, how long /ready says no while requests are still taken: a load balancer's probe interval and more.
     notice_seconds: Annotated[float, Field(ge=0)] = 5.0
     drain_seconds: Seconds = 30.0  # how long a stop waits for open streams
@@ -181,6 +220,8 @@ class SessionSettings(_Section):
 class Auth(_Section):
     api_keys_file: Path | None = None  # one key a line; absent: the endpoint is open
     replica_api_key_env: str | None = None  # the variable that holds the key replicas want
+    # The variable that holds the token for changing the fleet at the admin port. Absent: nobody may.
+    admin_token_env: str | None = None
 
     def api_keys(self) -> frozenset[str] | None:
         """The keys clients may use; None when the endpoint is open."""
@@ -193,6 +234,10 @@ class Auth(_Section):
         """The key sent to replicas, from the environment."""
         return os.environ.get(self.replica_api_key_env) if self.replica_api_key_env else None
 
+    def admin_token(self) -> str | None:
+        """The token that changes the fleet, from the environment."""
+        return os.environ.get(self.admin_token_env) if self.admin_token_env else None
+
 
 class IndexSettings(_Section):
     budget_megabytes: Annotated[int, Field(gt=0)] = 4096  # about 14 million (block, replica) pairs
@@ -204,6 +249,7 @@ class IndexSettings(_Section):
 class Config(_Section):
     listen: Listen = Listen()
     replicas: tuple[ReplicaSettings, ...] = ()
+    discovery: Discovery = Discovery()
     models: tuple[ModelSettings, ...] = ()
     policy: str = "cache_aware"
     shadow_policy: str | None = None  # scores every request beside it and never acts
@@ -220,13 +266,21 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _whole(self) -> Config:
-        if not self.replicas:
-            raise ValueError("replicas is empty; list at least one `- url: http://HOST:PORT`, or pass --replica")
-        names = [replica.name for replica in self.replicas]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        found = self.discovery.file or self.discovery.kubernetes or self.auth.admin_token_env
+        if not self.replicas and not found:
+            raise ValueError(
+                "replicas is empty; list at least one `- url: http://HOST:PORT`, or pass --replica, "
+                "or say under discovery where they are found"
+            )
+        twice = _twice(self.replicas)
         if twice:
             raise ValueError(f"replicas named twice: {', '.join(twice)}; give each its own id")
         return self
+
+
+def _twice(replicas: Sequence[ReplicaSettings]) -> list[str]:
+    names = [replica.name for replica in replicas]
+    return sorted({name for name in names if names.count(name) > 1})
 
 
 def read(path: Path | None, overrides: Mapping[str, Any]) -> Config:  # Any: values are checked by the model below
@@ -237,14 +291,7 @@ def read(path: Path | None, overrides: Mapping[str, Any]) -> Config:  # Any: val
     settings: dict[str, Any] = {}  # Any: YAML, unchecked until the model has seen it
     source = str(path) if path else "command line"
     if path is not None:
-        try:
-            loaded = yaml.safe_load(path.read_text())
-        except OSError as fault:
-            raise ConfigError([f"{path}: cannot be read: {fault.strerror}. Give the path of a homing.yaml."]) from fault
-        except UnicodeDecodeError as fault:
-            raise ConfigError([f"{path}: is not UTF-8 text: {fault.reason} at byte {fault.start}."]) from fault
-        except yaml.YAMLError as fault:
-            raise ConfigError([f"{path}: not YAML: {' '.join(str(fault).split())}"]) from fault
+        loaded = _yaml(path, "Give the path of a homing.yaml.")
         if not isinstance(loaded, dict):
             raise ConfigError([f"{path}: holds {type(loaded).__name__}, not a mapping. Begin with `replicas:`."])
         settings = loaded
@@ -263,6 +310,34 @@ def read(path: Path | None, overrides: Mapping[str, Any]) -> Config:  # Any: val
     if faults:
         raise ConfigError(faults)
     return config
+
+
+def read_replicas(path: Path) -> tuple[ListedReplica, ...]:
+    """The replicas of a watched file. Raises ConfigError with every fault at once. An empty list is an empty fleet."""
+    loaded = _yaml(path, "Write a list of `- url: http://HOST:PORT`.")
+    if not isinstance(loaded, list):
+        raise ConfigError(
+            [f"{path}: holds {type(loaded).__name__}, not a list. Write `- url: http://HOST:PORT` lines."]
+        )
+    try:
+        replicas = TypeAdapter(tuple[ListedReplica, ...]).validate_python(loaded)
+    except ValidationError as fault:
+        raise ConfigError([_told(str(path), error, ListedReplica) for error in fault.errors()]) from None
+    twice = _twice(replicas)
+    if twice:
+        raise ConfigError([f"{path}: replicas named twice: {', '.join(twice)}; give each its own id"])
+    return replicas
+
+
+def _yaml(path: Path, remedy: str) -> Any:  # Any: unchecked until a model has seen it
+    try:
+        return yaml.safe_load(path.read_text())
+    except OSError as fault:
+        raise ConfigError([f"{path}: cannot be read: {fault.strerror}. {remedy}"]) from fault
+    except UnicodeDecodeError as fault:
+        raise ConfigError([f"{path}: is not UTF-8 text: {fault.reason} at byte {fault.start}."]) from fault
+    except yaml.YAMLError as fault:
+        raise ConfigError([f"{path}: not YAML: {' '.join(str(fault).split())}"]) from fault
 
 
 def named_policies(path: Path) -> list[str]:
@@ -284,17 +359,18 @@ def _outside_faults(source: str, auth: Auth) -> list[str]:
             auth.api_keys()
         except (OSError, UnicodeDecodeError) as fault:
             faults.append(f"{source}: auth.api_keys_file: {keys} cannot be read ({fault}). Write one key a line.")
-    variable = auth.replica_api_key_env
-    if variable and not os.environ.get(variable):
-        faults.append(f"{source}: auth.replica_api_key_env: the environment has no {variable}. Export it.")
+    for key in ("replica_api_key_env", "admin_token_env"):
+        variable = getattr(auth, key)
+        if variable and not os.environ.get(variable):
+            faults.append(f"{source}: auth.{key}: the environment has no {variable}. Export it.")
     return faults
 
 
-def _told(source: str, error: Any) -> str:  # Any: pydantic's ErrorDetails
+def _told(source: str, error: Any, top: type[BaseModel] | None = None) -> str:  # Any: pydantic's ErrorDetails
     """One fault as file, key, what was wrong and what to do."""
     where = ".".join(str(part) for part in error["loc"]) or "file"
     if error["type"] == "extra_forbidden":
-        known = _keys_at(error["loc"][:-1])
+        known = _keys_at(error["loc"][:-1], top or Config)
         near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
         hint = f"Did you mean {near[0]}?" if near else f"Known here: {', '.join(sorted(known))}."
         return f"{source}: {where}: no such key. {hint}"
@@ -304,8 +380,7 @@ def _told(source: str, error: Any) -> str:  # Any: pydantic's ErrorDetails
     return f"{source}: {where}: {message}{shown}"
 
 
-def _keys_at(loc: tuple[str | int, ...]) -> list[str]:
-    section: type[BaseModel] = Config
+def _keys_at(loc: tuple[str | int, ...], section: type[BaseModel]) -> list[str]:
     lists: dict[str, type[BaseModel]] = {"replicas": ReplicaSettings, "models": ModelSettings}
     for part in loc:
         if isinstance(part, int):
@@ -314,6 +389,7 @@ def _keys_at(loc: tuple[str | int, ...]) -> list[str]:
             section = lists[part]
             continue
         kind = section.model_fields[part].annotation if part in section.model_fields else None
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            section = kind
+        for one in (kind, *get_args(kind)):  # `Section | None` too
+            if isinstance(one, type) and issubclass(one, BaseModel):
+                section = one
     return list(section.model_fields)

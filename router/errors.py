@@ -47,9 +47,26 @@ class Unauthorized(HomingError):
     kind = "authentication_error"
 
 
+class Forbidden(HomingError):
+    status = 403
+    kind = "permission_error"
+
+
 class UnknownModel(HomingError):
     status = 404
     kind = "NotFoundError"
+
+
+class UnknownReplica(HomingError):
+    status = 404
+    kind = "invalid_request_error"
+
+
+class Conflict(HomingError):
+    """What is asked for contradicts what is there."""
+
+    status = 409
+    kind = "invalid_request_error"
 
 
 class UnknownRoute(HomingError):

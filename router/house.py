@@ -9,6 +9,8 @@ import numpy as np
 from prometheus_client.metrics_core import Metric
 
 from router.clock import Clock
+from router.discovery.membership import Membership
+from router.discovery.source import Source
 from router.events.ingest import Ingest
 from router.fleet.health import Health
 from router.fleet.latency import Latency
@@ -65,6 +67,8 @@ class House:
     news: TrustNews
     recorder: Recorder
     holding: Holding | None
+    membership: Membership
+    sources: tuple[Source, ...]
 
 
 def gauges(house: House, lag: LoopLag) -> Callable[[], Iterable[Metric]]:
@@ -87,6 +91,7 @@ def gauges(house: House, lag: LoopLag) -> Callable[[], Iterable[Metric]]:
             now = house.trust.of(seat)
             for state in Trust:
                 trusts.add_metric([name, state.name.lower()], float(state is now))
+        yield from discovery_families(house)
         plain = (
             ("homing_index_blocks", "Distinct blocks in the index.", house.index.block_count),
             ("homing_index_bytes", "Bytes the index is charged with.", house.index.used_bytes),
@@ -154,6 +159,24 @@ def recorded_fleet(house: House, model: str | None, policy: str) -> Mapping[str,
     }
 
 
+def discovery_families(house: House) -> Iterable[Metric]:
+    """What each source of replicas tells, and whether it sees."""
+    told = gauge_family("homing_discovered_servers", "Servers each source tells of.", ("source",))
+    for source, count in house.membership.counts().items():
+        told.add_metric([source], count)
+    up = gauge_family(
+        "homing_discovery_up", "1 while a source of replicas sees; 0: the fleet stays as last seen.", ("source",)
+    )
+    for one in house.sources:
+        up.add_metric([one.name], float(one.lost_since() is None))
+    draining = gauge_family("homing_replica_draining", "1 for a replica that is sent nothing new.", ("replica",))
+    for seat in house.roster.present():
+        draining.add_metric([house.roster.replica(seat).id], float(house.health.is_draining(seat)))
+    yield told
+    yield up
+    yield draining
+
+
 def replica_entry(house: House, seat: Seat, clock: Clock) -> Mapping[str, object]:
     """One replica for GET /homing/replicas."""
     replica, facts, kept = house.roster.replica(seat), house.roster.facts(seat), house.keeper.kept[seat]
@@ -173,6 +196,7 @@ def replica_entry(house: House, seat: Seat, clock: Clock) -> Mapping[str, object
         "prefix_caching": facts.prefix_caching,
         "round_trip_seconds": float(house.latency.seconds(np.array([seat]))[0]),
         "health": house.health.state(seat, clock.now()).value,
+        "draining": house.health.is_draining(seat),
         "silence": kept.silence,
         "trust": house.trust.of(seat).name,
         "trust_causes": list(house.trust.causes(seat)),

@@ -49,6 +49,7 @@ class _Server:
     replica: Replica  # as configured or discovered
     task: asyncio.Task[None] | None = None
     dialect: Dialect | None = None
+    draining: bool = False
     seats: list[Seat] = field(default_factory=list)  # by rank
 
 
@@ -107,6 +108,16 @@ class Keeper:
         for seat in server.seats:
             self._rise(seat)
 
+    def drain(self, name: ReplicaId, draining: bool) -> None:
+        """A server is sent nothing new, or again. It is asked and heard all the while. Unknown names: nothing."""
+        server = self._servers.get(name)
+        if server is None:
+            return
+        server.draining = draining
+        for seat in server.seats:
+            self._rooms.health.drain(seat, draining)
+        self._rooms.admission.nudge()  # who waits for it alone is to hear that there is nobody; or that it is back
+
     def close(self) -> None:
         """Stop asking and listening, and close what is open to replicas."""
         for server in self._servers.values():
@@ -144,7 +155,7 @@ class Keeper:
 
     def learned(self, server: ReplicaId, told: Told) -> None:
         known = self._servers[server]
-        count = len(told.ranks) if told.ranks[0][0].ranks is not None else len(known.seats)
+        count = len(told.ranks) if told.ranks[0][0].ranks or known.replica.ranks else len(known.seats)
         self._reseat(known, count, told.dialect)
         for seat, (facts, remarks) in zip(tuple(known.seats), told.ranks, strict=False):
             self._learned(seat, facts, remarks, told.dialect)
@@ -208,6 +219,8 @@ class Keeper:
         dialect = server.dialect
         pinned = () if dialect is None or replica.rank is None else dialect.rank_headers(replica.rank)
         seat = self._seating.sit(replica, pinned)
+        if server.draining:
+            self._rooms.health.drain(seat)
         self._prover.joined(seat)
         return seat
 
@@ -271,6 +284,7 @@ class Keeper:
             kept.deaf = kept.mute = None
         if not kept.told and known.models:
             kept.told = True
+            rooms.newcomers.came(seat, self._clock.now())
             self._say(self._introduction(kept, known, address))
 
     def _restarted(self, seat: Seat, teller: str) -> None:
@@ -284,6 +298,7 @@ class Keeper:
         rooms.sessions.forget(seat)
         rooms.pairs.forget(seat)
         rooms.guessed.clear(seat)
+        rooms.newcomers.came(seat, self._clock.now())
         self._prover.restarted(seat)
         rooms.trust.refresh(seat)
 

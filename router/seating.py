@@ -1,7 +1,9 @@
 """A seat in every room: what joins when a replica is there, and what goes when it is gone (R 6.3).
 
 A replica that goes is sent nothing new, at once. Requests under way there may end; when the last has, its connections
-are closed and its series go from the metrics. Its seat stays its own, for its return.
+are closed and its series go from the metrics. Its seat stays its own for a while, for its return and until nothing of
+it can arrive any more; then another replica may have it, so that a fleet whose replicas come and go for a year grows no
+larger than it ever was at one time.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from router.clock import Clock
 from router.config import Config
 from router.engines.base import EngineLoad
 from router.events.ingest import Ingest
@@ -18,6 +21,7 @@ from router.fleet.foreign import Foreign
 from router.fleet.health import Health
 from router.fleet.latency import Latency
 from router.fleet.ledger import Ledger
+from router.fleet.newcomers import Newcomers
 from router.fleet.pairs import Pairs
 from router.fleet.rates import Rates
 from router.fleet.replica import Replica, ReplicaId, Seat
@@ -26,12 +30,17 @@ from router.fleet.roster import Roster
 from router.fleet.sessions import Sessions
 from router.gateway.admission import Admission
 from router.gateway.http1 import Timeouts
+from router.gateway.misses import Misses
 from router.gateway.trust import EffectiveTrust
 from router.gateway.upstream import Upstream
 from router.index.accuracy import Accuracy
 from router.index.counters import Counters
 from router.index.guessed import Guessed
 from router.metrics import Metrics
+
+# Longer than anything that was said of a replica takes to arrive: a miss to be settled, a log line to be told, the last
+# answer of a request that was sent elsewhere in the end.
+KEPT_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +51,7 @@ class Rooms:
     health: Health
     ledger: Ledger
     latency: Latency
+    newcomers: Newcomers
     rates: Rates
     sessions: Sessions
     accuracy: Accuracy
@@ -52,6 +62,7 @@ class Rooms:
     silence: Silence
     admission: Admission
     metrics: Metrics
+    misses: Misses
     pairs: Pairs
     upstreams: dict[Seat, Upstream]
 
@@ -87,8 +98,10 @@ class _Gone:
 class Seating:
     """Changed by the keeper only. `kept` has the replicas that are here."""
 
-    def __init__(self, config: Config, rooms: Rooms) -> None:
+    def __init__(self, config: Config, rooms: Rooms, clock: Clock) -> None:
         self._config = config
+        self._clock = clock
+        self._empty: dict[Seat, float] = {}  # seats whose replica is gone for good, and since when
         self._rooms = rooms
         self._gone: list[_Gone] = []
         self.kept: dict[Seat, Kept] = {}
@@ -97,6 +110,7 @@ class Seating:
         """A replica is there; `pinned` are the headers that address it behind its url."""
         rooms = self._rooms
         seat = rooms.roster.join(replica)
+        self._empty.pop(seat, None)
         for room in (rooms.health, rooms.ledger, rooms.accuracy, rooms.latency, rooms.trust):
             room.join(seat)
         rooms.guessed.guess(seat, self._config.index.guessed_cache_blocks)
@@ -144,6 +158,31 @@ class Seating:
             one.upstream.close()
             if not is_back:
                 rooms.metrics.forget_replica(one.name)
+                self._empty[one.seat] = self._clock.now()
+        for seat, since in tuple(self._empty.items()):
+            if self._clock.now() - since >= KEPT_SECONDS:
+                self._release(seat)
+
+    def _release(self, seat: Seat) -> None:
+        rooms = self._rooms
+        del self._empty[seat]
+        rooms.latency.forget(seat)
+        rooms.accuracy.forget(seat)
+        rooms.misses.leave(seat)
+        rooms.counters.leave(seat)
+        rooms.silence.heard(seat)
+        rooms.rates.forget(seat)
+        rooms.sessions.forget(seat)  # the last answers there bound theirs after it had left
+        rooms.roster.release(seat)
+
+    def open_requests(self, server: ReplicaId) -> int:
+        """Our requests under way at a server, whether it is here or has left: of all its ranks."""
+        seats = {seat: kept.replica.id for seat, kept in self.kept.items()} | {one.seat: one.name for one in self._gone}
+        return sum(
+            self._rooms.ledger.own_requests(seat)
+            for seat, name in seats.items()
+            if name == server or name.startswith(f"{server}#")
+        )
 
     @property
     def leaving(self) -> int:

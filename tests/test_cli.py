@@ -3,9 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from router.cli import main
+from tests.discovery.test_kubernetes import kubeconfig
 
 
 def homing(*arguments: str) -> Result:
@@ -71,6 +73,36 @@ def test_check_tells_the_faults_of_file_policy_and_keys_together(tmp_path: Path)
     told = homing("check", str(path)).output
     for hint in ("replicas.0.url", "cache_aware", "missing.txt"):
         assert hint in told
+
+
+def test_check_covers_where_replicas_are_found(tmp_path: Path) -> None:
+    path, listed, way = tmp_path / "homing.yaml", tmp_path / "replicas.yaml", tmp_path / "kubeconfig"
+    found = {"file": str(listed), "kubernetes": {"selector": "app=vllm", "kubeconfig": str(way)}}
+    path.write_text(yaml.safe_dump({"discovery": found}))
+    listed.write_text("- url: nowhere\n")
+    told = homing("check", str(path))
+    assert told.exit_code == 1
+    assert "0.url: 'nowhere' is not an address" in told.output
+    assert "no way to an API server" in told.output
+    listed.write_text("- url: http://a:8000\n")
+    kubeconfig(way, "http://127.0.0.1:1")
+    told = homing("check", str(path))
+    assert told.exit_code == 0
+    assert f"{listed} (1 now), more from pods in namespace models by context fake" in told.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (("--pods", "app=vllm", "--service", "vllm"), "by selector (app=vllm) or by service (vllm), one of the two"),
+        (("--namespace", "llm"), "by selector (app=vllm) or by service (vllm), one of the two"),
+        (("--pods", " "), "selector is empty, which would be every pod"),
+    ],
+)
+def test_serve_says_what_discovery_wants(arguments: tuple[str, ...], fault: str) -> None:
+    told = homing("serve", *arguments)
+    assert told.exit_code == 1
+    assert fault in told.output
 
 
 def test_serve_without_replicas_says_what_to_pass() -> None:

@@ -148,8 +148,9 @@ class Probe:
     def _tell(self, dialect: Dialect, answers: Mapping[str, bytes], *remarks: str) -> None:
         url = self._server.url
         facts, told = dialect.learned(url, answers)
+        count = facts.ranks or self._server.ranks or 1
         ranks = [(facts, (*remarks, *told))]
-        ranks += [dialect.learned(url, answers, rank) for rank in range(1, min(facts.ranks or 1, MOST_RANKS))]
+        ranks += [dialect.learned(url, answers, rank) for rank in range(1, min(count, MOST_RANKS))]
         if facts.models:  # else it answered health alone: ask again next time
             self._rounds_to_learning = LEARN_EVERY_ROUNDS
         self._listener.learned(self._server.id, Told(dialect, tuple(ranks)))

@@ -16,7 +16,8 @@ from rich.console import Console
 
 from router import config as configuration
 from router.clock import SystemClock
-from router.config import Config, Engine
+from router.config import Config
+from router.discovery import once
 from router.doctor.ask import client
 from router.doctor.examine import Examination, Surroundings
 from router.doctor.finding import Report, Status
@@ -28,7 +29,7 @@ from router.engines import sglang
 from router.engines.base import Dialect
 from router.engines.vllm import Vllm
 from router.errors import ConfigError
-from router.fleet.replica import EventAddress, Replica, ReplicaId
+from router.fleet.replica import ReplicaId
 from router.policy import load
 
 BAD_USAGE = 2
@@ -80,15 +81,17 @@ def command(
         settings = configuration.read(config_file, _overrides(replicas, tokenizer, api_key_env))
     except ConfigError as fault:
         raise BadConfiguration(fault.message) from None
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        report = runner.run(
-            examine(
-                settings,
-                timeout_seconds=timeout_seconds,
-                probing=not no_probe,
-                homing=None if homing is None else homing.rstrip("/"),
-            )
-        )
+    work = examine(
+        settings,
+        timeout_seconds=timeout_seconds,
+        probing=not no_probe,
+        homing=None if homing is None else homing.rstrip("/"),
+    )
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            report = runner.run(work)
+    except ConfigError as fault:
+        raise BadConfiguration(fault.message) from None
     if as_json_form:
         click.echo(json.dumps(as_json(report), indent=2))
     else:
@@ -105,8 +108,12 @@ async def examine(
     homing: str | None = None,
     dialects: Sequence[Dialect] = DIALECTS,
 ) -> Report:
-    """Every replica of the configuration, at once, then what concerns them together."""
+    """Every replica that the configuration names or leads to, at once, then what concerns them together.
+
+    Raises ConfigError where replicas cannot be looked for.
+    """
     clock = SystemClock()
+    replicas = await asyncio.to_thread(once.replicas, settings)
     sockets = zmq.asyncio.Context()
     gate = asyncio.Semaphore(AT_ONCE)
 
@@ -129,7 +136,7 @@ async def examine(
                 homing=homing,
                 entries=None if homing is None else await _entries(homing, timeout_seconds),
             )
-            examinations = [Examination(replica, around) for replica in _replicas(settings)]
+            examinations = [Examination(replica, around) for replica in replicas]
             async with asyncio.TaskGroup() as tasks:
                 for examination in examinations:
                     tasks.create_task(one(examination))
@@ -160,15 +167,3 @@ def _overrides(replicas: tuple[str, ...], tokenizer: str | None, api_key_env: st
     if api_key_env:
         overrides["auth"] = {"replica_api_key_env": api_key_env}
     return overrides
-
-
-def _replicas(settings: Config) -> list[Replica]:
-    return [
-        Replica(
-            id=ReplicaId(one.name),
-            url=one.url,
-            events=EventAddress(one.events, one.replay, one.topic) if one.events else None,
-            engine=None if one.engine is Engine.AUTO else one.engine.value,
-        )
-        for one in settings.replicas
-    ]

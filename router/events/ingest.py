@@ -25,7 +25,7 @@ from router.events.adopt import Sent
 from router.events.hearing import Bounds, Hearing, Pulse, Tally
 from router.events.kinds import Cleared, Event, Removed, Stored
 from router.fleet.replica import Seat
-from router.index.base import Trust
+from router.index.base import CATCHING_UP, EXACT, GUESSED, LOAD_ONLY, Trust
 from router.index.memory import MemoryIndex
 from router.prompt.blocks import BlockHasher, BlockHashes, TokenIds, root_hash
 
@@ -139,11 +139,11 @@ class Ingest:
     def trust(self, seat: Seat) -> Trust:
         hearing = self._hearings.get(seat)
         if hearing is None or not hearing.story:
-            return Trust.GUESSED
+            return GUESSED
         if not hearing.up:
-            return Trust.LOAD_ONLY
+            return LOAD_ONLY
         promoted = hearing.exact_reports >= PROMOTION_REPORTS and not hearing.orphans
-        return Trust.EXACT if hearing.whole or promoted else Trust.CATCHING_UP
+        return EXACT if hearing.whole or promoted else CATCHING_UP
 
     def coverage(self, seat: Seat) -> float:
         """Of the last stores, the share (0 to 1) that hung on something known. 1 for a whole story."""
@@ -178,7 +178,7 @@ class Ingest:
     def lost(self, seat: Seat) -> str | None:
         """What shows that its story has lost something, as long as that lowers its trust."""
         hearing = self._hearings.get(seat)
-        return None if hearing is None or self.trust(seat) is not Trust.CATCHING_UP else hearing.lost
+        return None if hearing is None or self.trust(seat) is not CATCHING_UP else hearing.lost
 
     def removed_since(self, seat: Seat, pulse: Pulse | None, blocks: Iterable[int]) -> bool:
         """Whether one of the blocks was removed since then (None: ever), as far as is remembered."""

@@ -35,6 +35,10 @@ class Latency:
         sample = min(round_trip_seconds, old * LARGEST_STEP)
         self._seconds[seat] = max(old + NEWEST_SHARE * (sample - old), PRIOR_SECONDS / 100)
 
+    def forget(self, seat: Seat) -> None:
+        """Another replica may take the seat."""
+        self._seconds[seat] = PRIOR_SECONDS
+
     def seconds(self, seats: IntArray) -> FloatArray:
         """Round trips of the seats, each of which joined."""
         answer: FloatArray = self._seconds[seats]

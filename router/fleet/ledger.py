@@ -21,9 +21,9 @@ that left keeps its row: late leases release there.
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass
 from typing import NewType
 
+import msgspec
 import numpy as np
 
 from router.fleet.columns import FIRST_ROWS, grown
@@ -36,8 +36,7 @@ LeaseId = NewType("LeaseId", int)
 SMALL_HEAP = 64
 
 
-@dataclass(slots=True)
-class Entry:
+class Entry(msgspec.Struct, gc=False):
     """One request on one replica. Only the ledger changes it."""
 
     lease: LeaseId

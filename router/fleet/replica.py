@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 ReplicaId = NewType("ReplicaId", str)
 
-# A seat is a replica's row in every per-replica array (ledger, trust, rates, health). It is given at the first join,
-# kept when the same id returns, and never given to another replica, so a late lease can never charge a stranger.
+# A seat is a replica's row in every per-replica array (ledger, trust, rates, health). It is given at the first join and
+# kept when the same id returns. Another replica gets it only after it was released: when the last lease there has ended
+# and nothing of the old replica can arrive any more, so a late lease can never charge a stranger.
 Seat = NewType("Seat", int)
 
 IntArray: TypeAlias = npt.NDArray[np.int64]
@@ -46,6 +47,7 @@ class Replica:
     labels: Mapping[str, str] = field(default_factory=dict)
     events: EventAddress | None = None  # configured address; None: ask the replica
     engine: str | None = None  # whose language it speaks, as configured; None: to be recognised
+    ranks: int | None = None  # data-parallel engines behind the url, for a server that does not tell; None: ask it
     rank: int | None = None  # which data-parallel engine behind the url; None: the url has one engine
     handshake: str | None = None  # how it moves KV to or from others, as configured; None: as its engine does if it has
     # a role, else not at all

@@ -1,4 +1,4 @@
-"""Who there is: every replica that ever joined, its seat, what it told of itself, and which models it serves.
+"""Who there is: every replica that joined and was not released since, its seat, what it told, and what it serves.
 
 Leaves to others: whether a replica is well (`health`), how busy it is (`ledger`), how it is found and asked.
 
@@ -62,6 +62,8 @@ class Roster:
         self._configured = {model.name: model for model in configured_models}
         self._rows: list[_Row] = []
         self._seats: dict[ReplicaId, Seat] = {}
+        self._free: list[Seat] = []
+        self._once: dict[str, ServedModel] = {}  # told by replicas whose seats were released
         # Derived, dropped whole at every change. Only known names become keys, so they are bounded by the models.
         self._models: dict[str, ServedModel] | None = None
         self._serving: dict[str, IntArray] = {}
@@ -69,13 +71,18 @@ class Roster:
         self._block_sizes: dict[str, frozenset[int]] = {}
 
     def join(self, replica: Replica) -> Seat:
-        """The replica's seat: its old one if the id was here before. A new address is a new process: its facts are
-        unknown again."""
+        """The replica's seat: its old one if the id was here before and its seat was not released. A new address is a
+        new process: its facts are unknown again."""
         seat = self._seats.get(replica.id)
         if seat is None:
-            seat = Seat(len(self._rows))
+            row = _Row(replica, NOTHING_TOLD, present=True)
+            if self._free:
+                seat = self._free.pop()
+                self._rows[seat] = row
+            else:
+                seat = Seat(len(self._rows))
+                self._rows.append(row)
             self._seats[replica.id] = seat
-            self._rows.append(_Row(replica, NOTHING_TOLD, present=True))
             self._changed()
             return seat
         row = self._rows[seat]
@@ -95,6 +102,16 @@ class Roster:
         self._rows[seat].present = False
         self._changed()
         return seat
+
+    def release(self, seat: Seat) -> None:
+        """Nothing of the replica that left this seat can arrive any more: it may be another's. Its id is forgotten;
+        the models it told stay known. Must not be present."""
+        row = self._rows[seat]
+        self._once.update((model.name, model) for model in row.facts.models)
+        row.facts = NOTHING_TOLD
+        del self._seats[row.replica.id]
+        self._free.append(seat)
+        self._changed()
 
     def update(self, seat: Seat, facts: Facts) -> Changes:
         """Take what a replica told. What it did not say this time (None, no models) stays as last told."""
@@ -213,7 +230,7 @@ class Roster:
             for row in sorted(self._rows, key=lambda row: not row.present):  # stable: by seat within each half
                 for model in row.facts.models:
                     models.setdefault(model.name, model)
-            for name, model in self._configured.items():
+            for name, model in (*self._once.items(), *self._configured.items()):
                 models.setdefault(name, model)
             self._models = models
         return self._models

@@ -85,7 +85,7 @@ class Account:
     def arrive(self, endpoint: Endpoint, headers: RawHeaders) -> Exchange:
         client_id = first(headers, b"x-request-id")
         return Exchange(
-            id=f"{self._ids.getrandbits(128):032x}",
+            id=self._ids.randbytes(16).hex(),
             client_id=client_id.decode("latin-1") if client_id is not None else None,
             endpoint=endpoint,
             arrived_seconds=self._clock.now(),

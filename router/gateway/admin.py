@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from router.errors import HomingError
+from router.gateway.fleet_control import Control, add_fleet_control
 from router.gateway.readiness import Readiness
 from router.gateway.receipts import Receipts
 from router.gateway.routes import add_health, bare_application
@@ -28,12 +29,14 @@ def admin(
     readiness: Readiness,
     fleet: Callable[[], list[Mapping[str, object]]],
     record: Callable[[float, str | None], AsyncIterator[bytes]],
+    control: Control,
+    admin_token: str | None,
 ) -> FastAPI:
     """The ASGI application of the admin port.
 
     `fleet` tells one entry per replica; `record` records so many seconds of requests, to one model or all.
     """
-    application = bare_application("Homing admin")
+    application = bare_application("Homing admin", openapi_url="/openapi.json")
     add_health(application, readiness)
 
     @application.get("/metrics")
@@ -65,4 +68,5 @@ def admin(
     ) -> Response:
         return StreamingResponse(record(seconds, model), media_type="application/x-ndjson")
 
+    add_fleet_control(application, control, admin_token)
     return application

@@ -31,7 +31,11 @@ class Gone(Exception):
 
 
 class Client:
-    """One HTTP exchange as ASGI hands it over. Use as `async with`: inside, a hang-up cancels the current task."""
+    """One HTTP exchange as ASGI hands it over. Use as `with`: inside, a hang-up cancels the current task.
+
+    One timer stands for both waits, for a slow body and for a hang-up: nearly every body is there at once, and most
+    small answers are gone before it fires.
+    """
 
     def __init__(
         self, headers: RawHeaders, receive: Receive, send: Send, *, body_seconds: float = BODY_SECONDS
@@ -40,7 +44,9 @@ class Client:
         self.headers = headers
         self.gone = False
         self.committed = False  # the status line has left
-        self._late = False  # the body did not come in time
+        self._reading = False  # the body
+        self._slow = False  # it did not come before the timer first fired
+        self._late = False  # nor in time
         self._finished = False
         self._receive = receive
         self._send = send
@@ -50,11 +56,9 @@ class Client:
 
     async def body(self, limit_bytes: int) -> bytes:
         """The whole body. Raises BodyTooLarge, BadRequest when it comes too slowly, Gone when it never comes."""
-        task = self._task = asyncio.current_task()
-        # As `asyncio.timeout`, for a quarter of its cost: nearly every body is there already.
-        timer = asyncio.get_running_loop().call_later(self._body_seconds, self._lose_patience)
         chunks: list[bytes] = []
         size, more = 0, True
+        self._reading = True
         try:
             while more:
                 message = await self._receive()
@@ -65,28 +69,23 @@ class Client:
                 size += len(chunk)
                 if size > limit_bytes:
                     raise _too_large(limit_bytes)
-                if not more and not chunks:
-                    return chunk
                 chunks.append(chunk)
         except asyncio.CancelledError:
-            if not self._late or (task is not None and task.uncancel()):
+            if not self._late or (self._task is not None and self._task.uncancel()):
                 raise
             raise BadRequest(f"The body did not arrive within {self._body_seconds:g} s.", code="slow_body") from None
         finally:
-            timer.cancel()
-        return b"".join(chunks)
+            self._reading = False
+            if self._slow:
+                self._set_timer(WATCH_AFTER_SECONDS, self._begin_to_watch)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    def _lose_patience(self) -> None:
-        self._late = True
-        if self._task is not None:
-            self._task.cancel()
-
-    async def __aenter__(self) -> Client:
-        self._task = self._task or asyncio.current_task()
-        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_SECONDS, self._begin_to_watch)
+    def __enter__(self) -> Client:
+        self._task = asyncio.current_task()
+        self._set_timer(WATCH_AFTER_SECONDS, self._look)
         return self
 
-    async def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> bool:
         if self._timer is not None:
@@ -96,6 +95,23 @@ class Client:
         if kind is asyncio.CancelledError and self.gone and self._task is not None:
             return self._task.uncancel() == 0  # our own cancellation ends here; anyone else's goes on
         return False
+
+    def _set_timer(self, seconds: float, then: Callable[[], None]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(seconds, then)
+
+    def _look(self) -> None:
+        if self._reading:
+            self._slow = True
+            self._set_timer(self._body_seconds - WATCH_AFTER_SECONDS, self._lose_patience)
+        else:
+            self._begin_to_watch()
+
+    def _lose_patience(self) -> None:
+        self._late = True
+        if self._task is not None:
+            self._task.cancel()
 
     def _begin_to_watch(self) -> None:
         # A bare task, owned here: a TaskGroup per request costs more than the relay of a small answer.

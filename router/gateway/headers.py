@@ -31,6 +31,7 @@ NOT_TO_REPLICA = HOP_BY_HOP | {
     b"x-homing-explain",
     b"x-homing-request-id",
 }
+NOT_TO_REPLICA_NOR_KEY = NOT_TO_REPLICA | {b"authorization"}
 NOT_TO_CLIENT = HOP_BY_HOP | {b"content-length"}
 BEARER = b"bearer "
 
@@ -41,6 +42,11 @@ class Credentials:
 
     client_keys: frozenset[str] | None = None
     replica_key: str | None = None
+
+    @property
+    def passes_clients_key(self) -> bool:
+        """Whether a client's Authorization is meant for the replica: neither we nor our own key stand between."""
+        return self.client_keys is None and self.replica_key is None
 
     def check(self, authorization: bytes | None) -> None:
         """Raises Unauthorized unless the client may come in."""
@@ -56,14 +62,12 @@ def to_replica(headers: Iterable[tuple[bytes, bytes]], credentials: Credentials,
     """The client's end-to-end headers, with its Authorization only where it is meant for the replica."""
     passed: RawHeaders = []
     nominated: frozenset[bytes] = frozenset()
-    for name, value in headers:
-        if name in NOT_TO_REPLICA:
-            if name == b"connection":
-                nominated = nominated | {token.strip().lower() for token in value.split(b",")}
-            continue
-        if name == b"authorization" and (credentials.replica_key is not None or credentials.client_keys is not None):
-            continue
-        passed.append((name, value))
+    withheld = NOT_TO_REPLICA if credentials.passes_clients_key else NOT_TO_REPLICA_NOR_KEY
+    for pair in headers:
+        if pair[0] not in withheld:
+            passed.append(pair)
+        elif pair[0] == b"connection":
+            nominated |= _named(pair[1])
     if nominated:
         passed = [pair for pair in passed if pair[0] not in nominated]
     if credentials.replica_key is not None:
@@ -74,11 +78,19 @@ def to_replica(headers: Iterable[tuple[bytes, bytes]], credentials: Credentials,
 
 def to_client(headers: Iterable[tuple[bytes, bytes]]) -> RawHeaders:
     """The replica's end-to-end headers. The caller adds Content-Length when it knows the body."""
-    passed = [pair for pair in headers if pair[0] not in NOT_TO_CLIENT]
-    nominated = {
-        token.strip().lower() for name, value in headers if name == b"connection" for token in value.split(b",")
-    }
+    passed: RawHeaders = []
+    nominated: frozenset[bytes] = frozenset()
+    for pair in headers:
+        if pair[0] not in NOT_TO_CLIENT:
+            passed.append(pair)
+        elif pair[0] == b"connection":
+            nominated |= _named(pair[1])
     return [pair for pair in passed if pair[0] not in nominated] if nominated else passed
+
+
+def _named(connection: bytes) -> frozenset[bytes]:
+    """The header names that a Connection header makes hop-by-hop."""
+    return frozenset(token.strip().lower() for token in connection.split(b","))
 
 
 def first(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:

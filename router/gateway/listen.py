@@ -55,6 +55,7 @@ async def listening(application: Any, on: socket.socket, drain_seconds: float) -
     """
     settings = uvicorn.Config(
         application,
+        interface="asgi3",  # said, since it would be told by whether the application is a coroutine function itself
         loop="none",
         http="httptools",
         ws="none",

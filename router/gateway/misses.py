@@ -98,6 +98,12 @@ class Misses:
             if len(pulses) > MOST_PULSES:
                 del pulses[: MOST_PULSES // 2 : 2]
 
+    def leave(self, seat: Seat) -> None:
+        """Another replica may take the seat."""
+        self._pulses.pop(seat, None)
+        self._unseen_keys.pop(seat, None)
+        self._drifted.discard(seat)
+
     def drifted(self, seats: Iterable[Seat]) -> list[Seat]:
         """Which of the seats are newly suspected to read other tokens than we do."""
         suspected = {seat for seat in seats if self._accuses(seat, Cause.TEMPLATE_DRIFT)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from router.fleet.replica import ServedModel
 from router.fleet.roster import Roster
 from router.prompt.prompt import Prompt
@@ -25,10 +27,10 @@ class Readers:
 
     def source(self, base: str) -> str:
         """Where the model's tokens come from now: local, engine or none."""
-        return self._readers.get(base, self._fallback).kind.value
+        return self._readers.get(base, self._fallback).kind
 
-    async def read(self, request: InferenceRequest, served: ServedModel) -> Prompt:
+    def read(self, request: InferenceRequest, served: ServedModel) -> Awaitable[Prompt]:
         """The prompt, hashed once for each block size among the model's replicas."""
         reader = self._readers.get(served.base, self._fallback)
         block_sizes = self._roster.block_sizes(served.name)
-        return await reader.read(request, block_sizes=block_sizes, adapter=served.adapter, base=served.base)
+        return reader.read(request, block_sizes=block_sizes, adapter=served.adapter, base=served.base)

@@ -148,8 +148,9 @@ class Receipts:
 
     def add(self, receipt: Receipt) -> None:
         """Keep it, dropping the oldest while there are too many. One larger than the whole bound is not kept."""
-        self._drop(self._receipts.pop(receipt.request_id, None))
         size = receipt.byte_size
+        if receipt.request_id in self._receipts:
+            self._drop(self._receipts.pop(receipt.request_id))
         self._receipts[receipt.request_id] = (receipt, size)
         self._bytes += size
         while len(self._receipts) > self._most_receipts or self._bytes > self._most_bytes:
@@ -164,9 +165,8 @@ class Receipts:
         newest_first = reversed(self._receipts.values())
         return [receipt for (receipt, _), _ in zip(newest_first, range(count), strict=False)]
 
-    def _drop(self, dropped: tuple[Receipt, int] | None) -> None:
-        if dropped is not None:
-            self._bytes -= dropped[1]
+    def _drop(self, dropped: tuple[Receipt, int]) -> None:
+        self._bytes -= dropped[1]
 
 
 def _decision_json(decision: DecisionRecord) -> dict[str, object]:

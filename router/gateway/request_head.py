@@ -7,6 +7,7 @@ Content-Length would let client and replica disagree about where the request end
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from router.errors import BadRequest
 
@@ -32,27 +33,31 @@ def request_head(
     """Return the bytes of the head, blank line included, with a Content-Length for all pieces of `body` together.
 
     `own_lines` are whole header lines without their ends, Host among them; `withheld` the names (lower case) that are
-    left out of `headers`. Raises `BadRequest` for what cannot be written.
+    left out of `headers`; a memoryview in `body` is one of bytes. Raises `BadRequest` for what cannot be written.
     """
-    if not (method.isascii() and method.isalpha() and target.startswith("/") and target.isascii()):
-        raise BadRequest(f"{method[:20]!r} {target[:100]!r} is no request line")
-    if " " in target or not target.isprintable():
-        raise BadRequest(f"request target {target[:100]!r} holds spaces or control characters")
-    lines = [f"{method} {target} HTTP/1.1".encode(), *own_lines]
+    lines = [_request_line(method, target), *own_lines]
     names = []
     for name, value in headers:
         if name.lower() not in withheld:
             names.append(name)
             lines.append(name + b": " + value)
-    body_bytes = sum([piece.nbytes if isinstance(piece, memoryview) else len(piece) for piece in body])
+    body_bytes = sum(map(len, body))
     if body_bytes or method not in BODYLESS_METHODS:
         lines.append(b"content-length: %d" % body_bytes)
     lines += (b"", b"")
     head = b"\r\n".join(lines)
-    # As many line ends as lines: no name or value brought one of its own.
-    breaks = len(lines) - 1
-    if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head:
+    # It falls into the lines it was made from: no name or value brought a line end of its own.
+    if len(head.splitlines()) != len(lines) - 1 or 0 in head:
         raise BadRequest("a header value holds CR, LF or NUL")
     if b"" in names or b"".join(names).translate(None, TOKEN_CHARACTERS):
         raise BadRequest("a header name is empty or holds characters that no header name may hold")
     return head
+
+
+@lru_cache(maxsize=64)  # a few endpoints are asked again and again
+def _request_line(method: str, target: str) -> bytes:
+    if not (method.isascii() and method.isalpha() and target.startswith("/") and target.isascii()):
+        raise BadRequest(f"{method[:20]!r} {target[:100]!r} is no request line")
+    if " " in target or not target.isprintable():
+        raise BadRequest(f"request target {target[:100]!r} holds spaces or control characters")
+    return f"{method} {target} HTTP/1.1".encode()

@@ -35,15 +35,14 @@ class Routes:
         self._serve = serve
         self._control = control
 
-    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Any, receive: Receive, send: Send) -> Awaitable[None]:
         endpoint = HOT.get(scope["path"])
         if endpoint is None:
-            await self._control(scope, receive, send)
-        elif scope["method"] == "POST":
-            await self._serve(endpoint, scope, receive, send)
-        else:
-            client = Client(scope["headers"], receive, send)
-            await client.refuse(WrongMethod(f"{endpoint.value} takes POST only."), [(b"allow", b"POST")])
+            return self._control(scope, receive, send)
+        if scope["method"] == "POST":
+            return self._serve(endpoint, scope, receive, send)
+        client = Client(scope["headers"], receive, send)
+        return client.refuse(WrongMethod(f"{endpoint.path} takes POST only."), [(b"allow", b"POST")])
 
 
 def control(roster: Roster, readiness: Readiness, credentials: Credentials, started_wall_seconds: float) -> FastAPI:
@@ -98,9 +97,9 @@ def add_health(application: FastAPI, readiness: Readiness) -> None:
         return JSONResponse(told, status_code=503 if waiting else 200)
 
 
-def bare_application(title: str, hot: Iterable[str] = ()) -> FastAPI:
+def bare_application(title: str, hot: Iterable[str] = (), openapi_url: str | None = None) -> FastAPI:
     """A FastAPI application whose own errors have OpenAI's shape too."""
-    application = FastAPI(title=title, openapi_url=None, docs_url=None, redoc_url=None)
+    application = FastAPI(title=title, openapi_url=openapi_url, docs_url=None, redoc_url=None)
 
     @application.exception_handler(HomingError)
     async def ours(_request: Request, fault: HomingError) -> Response:

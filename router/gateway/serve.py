@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+from functools import partial
 from typing import Any
 
 from router.clock import Clock
@@ -69,8 +70,8 @@ class Serve:
         exchange = self._account.arrive(endpoint, client.headers)
         try:
             self._credentials.check(first(client.headers, b"authorization"))
-            body = await client.body(self._body_limit_bytes)
-            async with client:
+            with client:
+                body = await client.body(self._body_limit_bytes)
                 await self._journey(client, exchange, body)
         except HomingError as fault:
             exchange.fault = fault
@@ -138,7 +139,7 @@ class Serve:
                     self._account.explain_headers(exchange),
                     withhold_usage=withhold_usage,
                     native=exchange.endpoint is Endpoint.GENERATE,
-                    on_tokens=lambda: self._account.tokens(exchange),
+                    on_tokens=partial(self._account.tokens, exchange),
                     cached=cached,
                 )
             except UpstreamError:

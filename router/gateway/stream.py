@@ -22,7 +22,6 @@ Withheld streams are forwarded in whole events. An event over 1 MiB passes unrea
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 import msgspec
 
@@ -35,15 +34,15 @@ _ERROR = b'"error"'
 _DONE = b"[DONE]"
 _FINISHED = b'"finish_reason":"'
 _FINISHED_SPACED = b'"finish_reason": "'
-_TEXT_MEMBERS = (b'"content":"', b'"text":"', b'"reasoning_content":"', b'"reasoning":"')
+# Up to the text, as most engines write it and as those do that leave Python's separators as they are.
+_UP_TO_TEXT = re.compile(rb'"(?:content|text|reasoning_content|reasoning)": ?"')
 _NULL_USAGE = re.compile(rb',\s*"usage"\s*:\s*null')
 # A line end followed by a line end. Atomic, lest the two bytes of one CRLF be taken for two ends.
 _BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """What an engine says a request took, in tokens. None is unknown, which is not 0 (R 5.1)."""
 
     prompt_tokens: int | None
@@ -273,7 +272,7 @@ class StreamWatch:
     def _learn_shape(self, raw: bytes) -> None:
         """Remember what stands before and after the text of this event."""
         self._lessons -= 1
-        start = max([raw.find(member) + len(member) for member in _TEXT_MEMBERS if member in raw], default=0)
+        start = max([match.end() for match in _UP_TO_TEXT.finditer(raw)], default=0)
         end = raw.find(b'"', start)
         if start and end > start and b"\\" not in raw[start:end] and raw.find(b"\n") == len(raw) - 2:
             self._opening, self._closing = raw[:start], raw[end:]

@@ -14,7 +14,7 @@ from router.events.ingest import Ingest
 from router.fleet.columns import grown
 from router.fleet.replica import FloatArray, IntArray, Seat
 from router.index.accuracy import Accuracy
-from router.index.base import Trust
+from router.index.base import GUESSED, Trust
 from router.policy.belief import BELIEF_BY_TRUST
 
 
@@ -55,7 +55,7 @@ class EffectiveTrust:
             self.version += 1
             if before is not None:
                 self._changed(seat, before, now)
-        if now is Trust.GUESSED:
+        if now is GUESSED:
             confirmed = self._accuracy.confirmed(seat)
             if confirmed != self._belief[seat]:
                 self._belief[seat] = confirmed

@@ -28,14 +28,14 @@ from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 
 import msgspec
 import numpy as np
 
 from router.fleet.columns import grown
 from router.fleet.replica import FloatArray, IntArray, Seat
-from router.index.base import Trust
+from router.index.base import CATCHING_UP, EXACT, GUESSED, LOAD_ONLY, Trust
 from router.index.causes import Cause
 from router.index.suspicion import Miss, Suspicion, suspected
 
@@ -60,7 +60,7 @@ EXACT_BUCKET = ERROR_BOUNDS.index(0)
 FEWEST_FOR_USUAL = 5  # hits that show the same error before it can be called usual
 
 
-class Unjudged(Enum):
+class Unjudged(StrEnum):
     """Why a finished request judges nothing. The values are the names in metrics."""
 
     SEVERAL_PROMPTS = "several_prompts"
@@ -68,6 +68,9 @@ class Unjudged(Enum):
     NOT_PREDICTED = "not_predicted"  # tokens or block size unknown
     NO_REPORT = "no_report"  # usage absent, or without a number: unknown, never zero
     SIBLING_IN_FLIGHT = "sibling_in_flight"
+
+
+SEVERAL_PROMPTS, SEVERAL_CHOICES, NOT_PREDICTED, NO_REPORT, SIBLING_IN_FLIGHT = Unjudged
 
 
 class Verdict(msgspec.Struct, frozen=True, gc=False):
@@ -98,7 +101,7 @@ class _Record:
     # Blocks, before the habit; of those with a prediction above 0.
     raw_errors: deque[float] = field(default_factory=lambda: deque(maxlen=HABIT_WINDOW))
     habit_blocks: int = 0
-    truth: Trust = Trust.EXACT  # as the column has it
+    truth: Trust = EXACT  # as the column has it
     weighed: int = 0  # judged requests, and stretches of counted ones
     recent: deque[Miss] = field(default_factory=lambda: deque(maxlen=TRUST_WINDOW))
     suspicion: Suspicion | None = None
@@ -107,14 +110,15 @@ class _Record:
 class Accuracy:
     """Verdicts and what follows from them, by seat. Only the account of a finished request judges.
 
-    Columns are replaced when a seat makes them grow: index them afresh. `unjudged` has one column per cause.
+    Counts are lists, since one is added to at a time; they are told as columns. Those of trust and belief are columns,
+    replaced when a seat makes them grow.
     """
 
     def __init__(self) -> None:
-        self.judged: IntArray = np.zeros(0, dtype=np.int64)
-        self.exact: IntArray = np.zeros(0, dtype=np.int64)
-        self.error_blocks: IntArray = np.zeros(0, dtype=np.int64)  # signed sum: which way the index errs
-        self.unjudged: dict[Unjudged, IntArray] = {cause: np.zeros(0, dtype=np.int64) for cause in Unjudged}
+        self._judged: list[int] = []
+        self._exact: list[int] = []
+        self._error_blocks: list[int] = []
+        self._unjudged: dict[Unjudged, list[int]] = {cause: [] for cause in Unjudged}
         self._truth: IntArray = np.zeros(0, dtype=np.int64)
         self._belief: FloatArray = np.zeros(0)
         self._records: list[_Record] = []
@@ -124,23 +128,28 @@ class Accuracy:
     def join(self, seat: Seat) -> None:
         """Make room for a seat. What is known of a returning one stays; `restarted` drops it."""
         rows = seat + 1
-        self.judged = grown(self.judged, rows)
-        self.exact = grown(self.exact, rows)
-        self.error_blocks = grown(self.error_blocks, rows)
-        for cause, column in self.unjudged.items():
-            self.unjudged[cause] = grown(column, rows)
-        self._truth = grown(self._truth, rows, Trust.EXACT)
+        self._truth = grown(self._truth, rows, EXACT)
         self._belief = grown(self._belief, rows, PRIOR_BELIEF)
         while len(self._records) < rows:
             self._records.append(_Record())
+            for counts in (self._judged, self._exact, self._error_blocks, *self._unjudged.values()):
+                counts.append(0)
             self._errors.append([0] * (len(ERROR_BOUNDS) + 1))
             self._causes.append(Counter())
 
     def restarted(self, seat: Seat) -> None:
         """The engine is a new process: its habit and its past lies are another's. The totals stay."""
         self._records[seat] = _Record()
-        self._truth[seat] = Trust.EXACT
+        self._truth[seat] = EXACT
         self._belief[seat] = PRIOR_BELIEF
+
+    def forget(self, seat: Seat) -> None:
+        """Another replica may take the seat: the totals go too."""
+        self.restarted(seat)
+        for counts in (self._judged, self._exact, self._error_blocks, *self._unjudged.values()):
+            counts[seat] = 0
+        self._errors[seat] = [0] * (len(ERROR_BOUNDS) + 1)
+        self._causes[seat] = Counter()
 
     def judge(
         self,
@@ -162,15 +171,15 @@ class Accuracy:
         not the effective one; LOAD_ONLY predicts nothing. `sibling_in_flight`: `Match.expected` exceeded `held` at
         decide, or `InFlight.enter` said so.
         """
-        if stream is Trust.LOAD_ONLY:
+        if stream is LOAD_ONLY:
             predicted_tokens = None
         cause = _why_unjudged(predicted_tokens, reported_tokens, block_size_tokens, prompts, choices, sibling_in_flight)
         if cause is not None or predicted_tokens is None or reported_tokens is None or block_size_tokens is None:
-            cause = cause or Unjudged.NOT_PREDICTED
-            self.unjudged[cause][seat] += 1
+            cause = cause or NOT_PREDICTED
+            self._unjudged[cause][seat] += 1
             return Verdict(cause)
         record = self._records[seat]
-        lower_bound = stream is Trust.CATCHING_UP
+        lower_bound = stream is CATCHING_UP
         if prompt_logprobs:
             predicted_tokens = 0  # the engine computes every prompt token anew
         elif predicted_tokens > 0:
@@ -180,16 +189,16 @@ class Accuracy:
                 _learn_habit(record, raw_error_tokens, block_size_tokens)
         error_blocks = _blocks(reported_tokens - predicted_tokens, block_size_tokens)
         missed = error_blocks < -1 or (error_blocks > 1 and not lower_bound)
-        self.judged[seat] += 1
+        self._judged[seat] += 1
         self._confirm(seat, predicted_tokens, reported_tokens)
         self._weigh(seat, record, missed)
         if not error_blocks:
-            self.exact[seat] += 1
+            self._exact[seat] += 1
             return Verdict(None, predicted_tokens, reported_tokens)
-        self.error_blocks[seat] += error_blocks
+        self._error_blocks[seat] += error_blocks
         self._errors[seat][bisect_left(ERROR_BOUNDS, error_blocks)] += 1
         predicted_blocks = predicted_tokens // block_size_tokens
-        told = stream is not Trust.GUESSED
+        told = stream is not GUESSED
         miss = Miss(record.weighed, predicted_blocks, predicted_blocks + error_blocks, missed, told)
         record.recent.append(miss)
         return Verdict(None, predicted_tokens, reported_tokens, error_blocks, missed, miss)
@@ -231,6 +240,24 @@ class Accuracy:
         self.suspect(seat)
 
     # What is known
+
+    @property
+    def judged(self) -> IntArray:
+        return np.array(self._judged, dtype=np.int64)
+
+    @property
+    def exact(self) -> IntArray:
+        return np.array(self._exact, dtype=np.int64)
+
+    @property
+    def error_blocks(self) -> IntArray:
+        """Signed sums: which way the index errs."""
+        return np.array(self._error_blocks, dtype=np.int64)
+
+    @property
+    def unjudged(self) -> Mapping[Unjudged, IntArray]:
+        """One column for each cause."""
+        return {cause: np.array(counts, dtype=np.int64) for cause, counts in self._unjudged.items()}
 
     def trust(self, seats: IntArray) -> IntArray:
         """Truth trust of the seats, as Trust values. The effective trust is its minimum with the stream's."""
@@ -281,7 +308,7 @@ class Accuracy:
     def errors(self, seat: Seat) -> tuple[int, ...]:
         """Judged requests by signed error: one count for each of `ERROR_BOUNDS`, and one for what is above."""
         counts = self._errors[seat].copy()
-        counts[EXACT_BUCKET] = self.exact.item(seat)
+        counts[EXACT_BUCKET] = self._exact[seat]
         return tuple(counts)
 
     # Parts
@@ -289,7 +316,8 @@ class Accuracy:
     def _confirm(self, seat: Seat, predicted_tokens: int, reported_tokens: int) -> None:
         if predicted_tokens > 0:
             confirmed = min(reported_tokens, predicted_tokens) / predicted_tokens
-            self._belief[seat] += NEWEST_SHARE * (confirmed - self._belief[seat])
+            belief = self._belief.item(seat)  # a plain float: numpy's are slow to reckon with
+            self._belief[seat] = belief + NEWEST_SHARE * (confirmed - belief)
 
     def _weigh(self, seat: Seat, record: _Record, missed: bool) -> None:
         record.weighed += 1
@@ -297,14 +325,14 @@ class Accuracy:
         record.clean_in_a_row = 0 if missed else record.clean_in_a_row + 1
         truth = record.truth
         if record.clean_in_a_row >= CLEAN_TO_RISE:
-            truth = Trust.EXACT
+            truth = EXACT
             record.suspicion = None
-        elif truth is Trust.EXACT and record.misses.bit_count() > MOST_MISSES:
-            truth = Trust.GUESSED
-        if truth is Trust.GUESSED and self._belief[seat] < LOWEST_BELIEF:
-            truth = Trust.LOAD_ONLY
-        elif truth is Trust.LOAD_ONLY and self._belief[seat] > REDEEMED_BELIEF:
-            truth = Trust.GUESSED
+        elif truth is EXACT and record.misses.bit_count() > MOST_MISSES:
+            truth = GUESSED
+        if truth is GUESSED and self._belief[seat] < LOWEST_BELIEF:
+            truth = LOAD_ONLY
+        elif truth is LOAD_ONLY and self._belief[seat] > REDEEMED_BELIEF:
+            truth = GUESSED
         if truth is not record.truth:
             record.truth = truth
             self._truth[seat] = truth
@@ -319,15 +347,15 @@ def _why_unjudged(
     sibling_in_flight: bool,
 ) -> Unjudged | None:
     if prompts != 1:
-        return Unjudged.SEVERAL_PROMPTS
+        return SEVERAL_PROMPTS
     if choices != 1:
-        return Unjudged.SEVERAL_CHOICES
+        return SEVERAL_CHOICES
     if predicted_tokens is None or block_size_tokens is None:
-        return Unjudged.NOT_PREDICTED
+        return NOT_PREDICTED
     if reported_tokens is None:
-        return Unjudged.NO_REPORT
+        return NO_REPORT
     if sibling_in_flight:
-        return Unjudged.SIBLING_IN_FLIGHT
+        return SIBLING_IN_FLIGHT
     return None
 
 

@@ -27,6 +27,10 @@ class Trust(IntEnum):
     EXACT = 3
 
 
+# By names of their own, for those who ask at every request: see `prompt.request.Endpoint`.
+LOAD_ONLY, GUESSED, CATCHING_UP, EXACT = Trust
+
+
 class Match(msgspec.Struct, frozen=True, eq=False, gc=False):
     """Leading blocks of one prompt per asked seat, in the order asked: whole numbers, as floats, times the unit."""
 

@@ -80,8 +80,9 @@ class Guessed:
         """A prompt was sent to the seat, which will hold all its blocks. Nothing happens for a seat not guessed."""
         cache = self._caches.get(seat)
         if cache is not None:
-            cache.note_age(hashes)
-            cache.use(hashes)
+            known = cache.known_blocks(hashes)
+            cache.note_age(hashes, known)
+            cache.use(hashes, known)
 
     def reach_blocks(self, seat: Seat) -> int | None:
         """How many blocks the replica is taken to hold on to; None for a seat not guessed."""
@@ -100,7 +101,7 @@ class Guessed:
         cache.learn(hashes[-1], cached_blocks - min(predicted_blocks, len(hashes)))
         if cached_blocks < min(predicted_blocks, len(hashes)):
             cache.forget(hashes[cached_blocks])
-        cache.use(hashes)
+        cache.use(hashes, cache.known_blocks(hashes))
 
 
 class _Cache:
@@ -123,10 +124,9 @@ class _Cache:
     def reach_blocks(self) -> int:
         return max(1, int(self._reach))
 
-    def note_age(self, hashes: BlockHashes) -> None:
+    def note_age(self, hashes: BlockHashes, known: int) -> None:
         """A prompt is about to be used: remember how old its known part is. Inside a prompt no age is known."""
         self._uses += 1
-        known = self._known(hashes)
         used_at = self._ends.get(hashes[known - 1]) if known else None
         if used_at is None:
             return
@@ -153,21 +153,22 @@ class _Cache:
         self.capacity_blocks = capacity_blocks
         self._shrink(self.reach_blocks)
 
-    def use(self, hashes: BlockHashes) -> None:
+    def use(self, hashes: BlockHashes, known: int) -> None:
         """Touch the prompt; what does not fit is evicted first, and a prompt beyond the cache's size is cut."""
-        prompt = hashes[: self.reach_blocks]
+        reach = self.reach_blocks
+        prompt = hashes if len(hashes) <= reach else hashes[:reach]
         if not prompt:
             return
-        known = self._known(prompt)
+        known = min(known, len(prompt))
         parent = prompt[known - 1] if known else ROOT
         if known:
             # Touched before anything is evicted, so that the eviction spares it.
             self._touch(prompt[known - 1])
         if known == len(prompt):
-            self._shrink(self.reach_blocks)
+            self._shrink(reach)
             return
         new = prompt[known:].tolist()
-        self._shrink(self.reach_blocks - len(new))
+        self._shrink(reach - len(new))
         self._index.store_run(self._seat, new, parent)
         for above, block in pairwise([parent, *new]):
             assert block is not None
@@ -192,9 +193,11 @@ class _Cache:
         if parent is not ROOT and parent not in self._children and parent not in self._ends:
             self._touch(parent)
 
-    def _known(self, prompt: BlockHashes) -> int:
+    def known_blocks(self, prompt: BlockHashes) -> int:
         """Leading blocks in the cache, which is prefix-closed."""
         low, high = 0, len(prompt)
+        if prompt and prompt[-1] in self._parent:
+            return high  # asked once more
         while low < high:
             middle = (low + high) >> 1
             if prompt[middle] in self._parent:

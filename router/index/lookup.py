@@ -74,15 +74,18 @@ def table_depths(values: dict[int, int], hashes: BlockHashes, slots: int) -> lis
 
     Raises KeyError where the prompt has a gap and, below it, blocks that are in the table but reached by nobody.
     """
+    end = len(hashes)
+    here = values.get(hashes[0], 0) & slots if end else 0
+    if not here:
+        return [(0, slots)]
+    groups = [(0, slots ^ here)] if here != slots else []
+    # The two usual ends first: nobody has it (above), or all who have some have all that is there.
+    value_of = values.__getitem__
     # From the deepest block up, so that what is looked for ascends: in the table or not, then the masks as numbers.
     upward = memoryview(hashes)[::-1]
-    end = len(upward)
-    value_of = values.__getitem__
-    first = bisect_left(upward, True, key=values.__contains__)
-    if first == end:
-        return [(0, slots)]
-    here = value_of(hashes[0]) & slots
-    groups = [(0, slots ^ here)] if here != slots else []
+    first = 0 if upward[0] in values else bisect_left(upward, True, key=values.__contains__)
+    if value_of(upward[first]) & here == here:
+        return [*groups, (end - first, here)]
     last = end  # all of `here` hold the blocks from `last` on up
     low, step, sample = first, end, []
     while here:

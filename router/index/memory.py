@@ -119,7 +119,8 @@ class MemoryIndex:
         slots = self.slots
         groups = self._gpu_depths(hashes)
         columns = slots.of(seats)
-        held = by_slot(groups, slots.count, unit)[columns]
+        nobody = groups[-1][0] == 0  # depths ascend
+        held = self._no_blocks(len(columns)) if nobody else by_slot(groups, slots.count, unit)[columns]
         if self._holdings.slower:
             slower = self._slower_blocks(hashes, groups, columns, unit)
         else:

@@ -18,7 +18,9 @@ Blocks of a seat that was cleared carry its old bit: invisible at once, gone wit
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from itertools import repeat
+
+import msgspec
 
 from router.fleet.replica import Seat
 from router.index.lookup import depths
@@ -28,8 +30,7 @@ from router.prompt.blocks import BlockHashes
 GRACE_SECONDS = 2.0  # from the first token until the events must have told
 
 
-@dataclass(slots=True)
-class _Lease:
+class _Lease(msgspec.Struct, gc=False):
     """Mutable: `first` moves up when the lease inherits."""
 
     hashes: BlockHashes
@@ -58,13 +59,12 @@ class OpenLeases:
         first = depths(self.masks.get, hashes, bit, min(from_block, len(hashes)))[0][0]
         entry = self._leases[lease] = _Lease(hashes, first, bit)
         self._by_bit.setdefault(bit, {})[lease] = entry
-        masks = self.masks
-        added = hashes[first:]
-        if masks.keys().isdisjoint(added):
-            masks.update(dict.fromkeys(added, bit))
-            return
-        for block in added:
-            masks[block] = masks.get(block, 0) | bit
+        if first == len(hashes):
+            return  # it may inherit
+        masks, lent = self.masks, hashes[first:]
+        before = list(map(masks.setdefault, lent, repeat(bit)))
+        if before.count(bit) != len(lent):  # others are lent some of them too, which is rare
+            masks.update({block: mask | bit for block, mask in zip(lent, before, strict=True)})
 
     def lenders(self, seat: Seat, hashes: BlockHashes, at: int) -> list[int]:
         """Which leases lend the seat block `at` of a prompt. Walks the seat's open leases."""
@@ -107,20 +107,14 @@ class OpenLeases:
         del rest[lease]
         if not rest:
             del self._by_bit[bit]
-        heir = _heir(gone, rest)
-        if heir is not None:
+        elif (heir := _heir(gone, rest)) is not None:
             first, heir.first = heir.first, first
-        masks = self.masks
-        lent = gone.hashes[first:]
-        if list(map(masks.get, lent)).count(bit) == len(lent):  # nobody else is lent any of them, as is usual
-            deque(map(masks.__delitem__, lent), maxlen=0)
+        if first == len(gone.hashes):
             return
-        for block in lent:
-            mask = masks.get(block, 0) & ~bit
-            if mask:
-                masks[block] = mask
-            else:
-                masks.pop(block, None)
+        masks, lent = self.masks, gone.hashes[first:]
+        before = list(map(masks.pop, lent, repeat(bit)))
+        if before.count(bit) != len(lent):  # others are lent some of them too
+            masks.update({block: mask & ~bit for block, mask in zip(lent, before, strict=True) if mask != bit})
 
 
 def _heir(gone: _Lease, rest: dict[int, _Lease]) -> _Lease | None:

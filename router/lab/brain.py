@@ -21,6 +21,7 @@ from router.events.kinds import Cleared, EngineHash, Removed, Stored
 from router.events.silence import Silence
 from router.fleet.health import Health
 from router.fleet.ledger import Ledger
+from router.fleet.newcomers import Newcomers
 from router.fleet.pairs import Pairs
 from router.fleet.rates import Rates
 from router.fleet.replica import Facts, Replica, ReplicaId, Role, Seat, ServedModel
@@ -72,6 +73,7 @@ class Setup:
     prior_tokens_per_second: float = 8_000.0
     max_in_flight: int | None = None
     roles: tuple[Role, ...] = ()  # by replica, of a fleet that can hand KV over; empty: it cannot
+    slow_start_seconds: float = 0.0
 
 
 class Brain:
@@ -84,6 +86,7 @@ class Brain:
         self._roster, self._health, self._ledger = Roster(), Health(), Ledger()
         self._rates = Rates(prior_tokens_per_second=setup.prior_tokens_per_second)
         self._sessions = Sessions()
+        self._newcomers = Newcomers(setup.slow_start_seconds)
         self.index = MemoryIndex(Budget(1 << 34))
         self._guessed, self.accuracy = Guessed(self.index), Accuracy()
         self._ingest = Ingest(self.index, hash_seed=0)
@@ -111,6 +114,7 @@ class Brain:
             open_blocks=self.open_blocks,
             pairs=self.pairs,
             answering_whole=frozenset({HANDSHAKE}),
+            newcomers=self._newcomers,
         )
         silence, counters = Silence(), Counters(self.accuracy)
         self.misses = Misses(self.index, self._ingest, self.accuracy, counters, silence)
@@ -257,6 +261,7 @@ class Brain:
         self._advance(now)
         seat = Seat(replica)
         self._health.drain(seat, False)
+        self._newcomers.came(seat, now)
         self._health.probe_succeeded(seat, now)
         if self._setup.roles:  # warmed up at once, as the gateway does within seconds
             self.pairs.forget(seat)

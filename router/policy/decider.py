@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from random import Random
 
+import msgspec
 import numpy as np
 
 from router.errors import HomingError, NoReplica
@@ -27,8 +28,10 @@ from router.policy.divider import Divider
 from router.policy.pickers import Turn
 from router.policy.pipeline import Policy
 from router.policy.pools import Pools, pools_of
-from router.policy.sources import Health, Ledger, Rates, Roster, Sessions, Trusts, UsedBlocks
+from router.policy.sources import Health, Ledger, Newcomers, Rates, Roster, Sessions, Trusts, UsedBlocks
 from router.policy.split import Decision
+
+SLOW_START = "slow_start"  # in the rule of a decision for which newcomers were passed over
 
 # A fleet has one pattern of trust while all is well; this many are kept while replicas join and catch up.
 REMEMBERED_BELIEFS = 32
@@ -103,6 +106,7 @@ class Decider:
         open_blocks: UsedBlocks | None = None,  # for a policy that reads them
         pairs: Pairs | None = None,  # for fleets whose replicas have roles
         answering_whole: frozenset[str] = frozenset(),  # handshakes whose engines can answer alone
+        newcomers: Newcomers | None = None,  # None: whoever comes gets what its price draws
     ) -> None:
         self.policy = policy
         self._roster = roster
@@ -117,6 +121,7 @@ class Decider:
         self._open_blocks = open_blocks
         self._answering_whole = answering_whole
         self._divider = None if policy.splitter is None or pairs is None else Divider(policy.splitter, pairs)
+        self._newcomers = newcomers
         self._fleets: dict[str, _Fleet] = {}
         self._known: dict[str, _Known] = {}
         self._fleets_version = -1
@@ -136,10 +141,21 @@ class Decider:
             rows = allowed.nonzero()[0]
             if not len(rows):
                 raise self._refusal(ask, seats, now_seconds)
-        pools = fleet.pools
+        pools, able, splittable = fleet.pools, allowed, allowed
         if pools is not None:
-            rows = pools.rows_for_whole(allowed)
+            able = pools.able_alone(allowed)
+            rows = able.nonzero()[0]
         held, slower, expected = self._matched(ask, fleet)
+        newcomers, eased = self._newcomers, False
+        if newcomers is not None and now_seconds < newcomers.settled_at_seconds:
+
+            def ease(among: BoolArray) -> BoolArray:
+                return newcomers.eased(seats, among, open_requests, expected, now_seconds)
+
+            fewer = ease(able).nonzero()[0]
+            rows, eased = fewer, len(fewer) < len(rows)
+            if pools is not None:
+                splittable = pools.eased(allowed, ease)
         used = shared = fleet.no_tokens
         if self._open_blocks is not None:
             used = self._open_blocks.tokens_of(seats)
@@ -177,8 +193,10 @@ class Decider:
         if turn is None:
             turn = self._turns[ask.model] = Turn(self._rng)
         if pools is not None:
-            return self._in_pools(ask, fleet, pools, candidates, allowed, rows, turn)
+            return self._in_pools(ask, fleet, pools, candidates, splittable, rows, turn, eased=eased)
         row, rule, total_seconds = self.policy.choose(candidates, rows, turn)
+        if eased:
+            rule = f"{SLOW_START}+{rule}"
         turn.last_seat = Seat(seats.item(row))
         return Whole(candidates, row, fleet.block_sizes[row], self.policy, rule, total_seconds)
 
@@ -188,20 +206,30 @@ class Decider:
         fleet: _Fleet,
         pools: Pools,
         candidates: Candidates,
-        allowed: BoolArray,
+        splittable: BoolArray,
         rows: IntArray,
         turn: Turn,
+        *,
+        eased: bool,
     ) -> Decision:
-        """Where replicas have roles: on one of `rows`, which may be none, or split over two."""
+        """Where replicas have roles: on one of `rows`, which may be none, or split over two of `splittable`."""
         alone = self.policy.choose(candidates, rows, turn) if len(rows) else None
         why = "whole_never_split"
         if self._divider is not None:
             prices = self.policy.price(candidates) if alone is None else alone.cost_seconds
             divided = self._divider.divide(
-                ask, pools, candidates, allowed, prices, alone, fleet.block_sizes, self.policy, turn
+                ask, pools, candidates, splittable, prices, alone, fleet.block_sizes, self.policy, turn
             )
+            spares_newcomers = splittable is not candidates.allowed
+            if isinstance(divided, str) and alone is None and spares_newcomers:  # which is a preference, no refusal
+                spares_newcomers = False
+                divided = self._divider.divide(
+                    ask, pools, candidates, candidates.allowed, prices, alone, fleet.block_sizes, self.policy, turn
+                )
             if not isinstance(divided, str):
                 turn.last_seat = divided.seat
+                if spares_newcomers:
+                    return msgspec.structs.replace(divided, rule=f"{SLOW_START}+{divided.rule}")
                 return divided
             why = divided
         if alone is None:
@@ -210,7 +238,7 @@ class Decider:
                 f"({why.removeprefix('whole_').replace('_', ' ')}). Policies that split: disaggregated."
             )
         turn.last_seat = Seat(candidates.seats.item(alone.row))
-        rule = f"{alone.rule}+{why}"
+        rule = f"{SLOW_START}+{alone.rule}+{why}" if eased else f"{alone.rule}+{why}"
         return Whole(candidates, alone.row, fleet.block_sizes[alone.row], self.policy, rule, alone.cost_seconds)
 
     def _fleet(self, model: str) -> _Fleet:

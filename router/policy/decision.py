@@ -47,7 +47,7 @@ class Whole(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     @property
     def seat(self) -> Seat:
-        return Seat(self.candidates.seats.item(self.row))
+        return self.candidates.seats.item(self.row)  # type: ignore[return-value]  # calling Seat costs twice as much
 
     @property
     def replica(self) -> ReplicaId:
@@ -70,8 +70,8 @@ class Whole(msgspec.Struct, frozen=True, eq=False, gc=False):
     @property
     def uncached_tokens(self) -> int:
         """Prefill work to charge: all prompts of the body, less the cached tokens that trust lets us count on."""
-        columns = self.candidates
-        believed_tokens = int(self.expected_cached_tokens * columns.belief.item(self.row))
+        columns, row = self.candidates, self.row
+        believed_tokens = int(columns.expected_tokens.item(row) * columns.belief.item(row))
         return columns.prompt_tokens + columns.other_tokens - believed_tokens
 
     @property
@@ -123,7 +123,7 @@ class Whole(msgspec.Struct, frozen=True, eq=False, gc=False):
     def byte_size(self) -> int:
         """Bytes this decision keeps alive, the ids left out, as all decisions share them."""
         columns = self.candidates
-        rows = len(columns)
+        rows = len(columns.ids)
         # Six columns of its own and the total at 8 bytes, one column at 1; those of the fleet are shared like the ids.
         # Two more where the policy reads open blocks; else one column of zeros is the fleet's, and stands for both.
         counted = 7 if columns.used_tokens is columns.shared_tokens else 9

@@ -9,7 +9,7 @@ does so only when nobody else is left.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,10 +31,21 @@ class Pools:
     speech: tuple[str | None, ...]  # by row: its handshake
     handshakes: frozenset[str]  # all there are
 
-    def rows_for_whole(self, allowed: BoolArray) -> IntArray:
-        """The rows a whole request may go to, of those allowed."""
-        rows: IntArray = (allowed & self.whole).nonzero()[0]
-        return rows if len(rows) else (allowed & self.spare).nonzero()[0]
+    def able_alone(self, allowed: BoolArray) -> BoolArray:
+        """Who may be sent a whole request, of those allowed."""
+        able: BoolArray = allowed & self.whole
+        return able if able.any() else allowed & self.spare
+
+    def eased(self, allowed: BoolArray, ease: Callable[[BoolArray], BoolArray]) -> BoolArray:
+        """Who should be sent a leg, of those allowed: donors and takers are each compared with their like, by `ease`
+        (fleet/newcomers.py). The very `allowed` where that spares nobody."""
+        eased = np.zeros_like(allowed)
+        for rows in (self.donors, self.takers):
+            side = np.zeros_like(allowed)
+            side[rows] = allowed[rows]
+            eased |= ease(side)
+        spared = allowed & ~eased
+        return eased if spared[self.donors].any() or spared[self.takers].any() else allowed
 
     def alike(self, label: str) -> PairBools:
         """Which pairs have the same value of a label. Without a value nobody is known to be near."""

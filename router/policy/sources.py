@@ -29,6 +29,19 @@ class Health(Protocol):
     def retry_after_seconds(self, seats: IntArray, now_seconds: float) -> float: ...
 
 
+class Newcomers(Protocol):
+    @property
+    def settled_at_seconds(self) -> float: ...  # from then on `eased` has nothing to say
+    def eased(
+        self,
+        seats: IntArray,
+        allowed: BoolArray,
+        open_requests: FloatArray,
+        warm_tokens: FloatArray,
+        now_seconds: float,
+    ) -> BoolArray: ...
+
+
 class Ledger(Protocol):
     """Columns by seat, at least as long as the highest seat. Its length is the number of open requests."""
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Iterable
-from struct import iter_unpack
+from functools import lru_cache
+from struct import Struct
 from typing import NewType, TypeAlias
 
 from xxhash import xxh3_64_intdigest, xxh3_128_intdigest
@@ -95,6 +96,8 @@ class BlockHasher:
         block_bytes = block_size_tokens * TOKEN_BYTES
         chunk_bytes = block_bytes * CHUNK_BLOCKS
         full_bytes = len(tokens) // block_bytes * block_bytes
+        if full_bytes < chunk_bytes:
+            return _chain(tokens, root, block_bytes)
         chunked_bytes = full_bytes // chunk_bytes * chunk_bytes
         hashes = array("Q")
         parent = root
@@ -107,16 +110,17 @@ class BlockHasher:
                 self._chunks.put(key, remembered, len(remembered))
             hashes.frombytes(remembered)
             parent = hashes[-1]
-        hashes.extend(_chain(tokens[chunked_bytes:full_bytes], parent, block_bytes))
+        hashes.extend(_chain(tokens[chunked_bytes:], parent, block_bytes))
         return hashes
 
 
-def _chain(tokens: bytes | memoryview, parent: int, block_bytes: int) -> BlockHashes:
-    """Hashes of whole blocks: `tokens` has no partial one at its end."""
+def _chain(tokens: bytes, parent: int, block_bytes: int) -> BlockHashes:
+    """Hashes of the whole blocks in `tokens`, of which there are CHUNK_BLOCKS at most."""
     digest = xxh3_64_intdigest
-    hashes: list[int] = []
-    append = hashes.append
-    for (block,) in iter_unpack(f"{block_bytes}s", tokens):
-        parent = digest(block, parent)
-        append(parent)
-    return array("Q", hashes)
+    blocks = _splitter(block_bytes, len(tokens) // block_bytes).unpack_from(tokens)
+    return array("Q", [parent := digest(block, parent) for block in blocks])
+
+
+@lru_cache(maxsize=4 * CHUNK_BLOCKS)
+def _splitter(block_bytes: int, blocks: int) -> Struct:
+    return Struct(f"{block_bytes}s" * blocks)

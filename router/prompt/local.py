@@ -17,7 +17,7 @@ from router.prompt.messages import Message, read_messages, read_tools
 from router.prompt.parity import Parity
 from router.prompt.probes import Probe
 from router.prompt.prompt import Feature, Tokenized, Unpredicted
-from router.prompt.request import Endpoint, InferenceRequest
+from router.prompt.request import CHAT, InferenceRequest
 from router.prompt.segments import SegmentCache
 from router.prompt.template import RESERVED, Chat, ChatTemplate, Refused
 
@@ -74,7 +74,7 @@ class LocalTokens:
 
     def _read(self, request: InferenceRequest, avoid: frozenset[Feature]) -> Tokenized | Unpredicted:
         try:
-            if request.endpoint is Endpoint.CHAT:
+            if request.endpoint is CHAT:
                 return self._read_chat(request, avoid)
             return self._read_completion(request, avoid)
         except (msgspec.DecodeError, UnicodeError, RecursionError, OverflowError):

@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from json import JSONDecoder
-from typing import NamedTuple
 
 import msgspec
 
@@ -24,8 +23,15 @@ _BLANK = re.compile(rb"[ \t\n\r]*")
 _OBJECT: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _STRING: msgspec.json.Decoder[str] = msgspec.json.Decoder(str)
 
+# A value shorter than this is copied, which costs a fifth of a view of it.
+SHORT_BYTES = 2048
 
-class Span(NamedTuple):
+# What most bodies have; others are written out anew each time.
+_USUAL = ("model", "messages", "prompt", "input", "stream", "stream_options", "max_tokens", "max_completion_tokens",
+          "temperature", "top_p", "tools", "tool_choice", "stop", "n", "seed", "user")  # fmt: skip
+
+
+class Span(msgspec.Struct, frozen=True, gc=False):
     """Where one member stands, as offsets into the body: its name's quote, its value, the byte after its value."""
 
     start: int
@@ -41,10 +47,13 @@ class Members(msgspec.Struct, frozen=True, gc=False):
     spans: Mapping[str, Span]  # the first member of each name, in order
     repeated: frozenset[str]  # names that occur more than once
 
-    def raw(self, name: str) -> memoryview | None:
-        """The bytes of a member's value, without copying; None when there is no such member."""
+    def raw(self, name: str) -> bytes | memoryview | None:
+        """The bytes of a member's value, without copying unless it is short; None when there is no such member."""
         span = self.spans.get(name)
-        return None if span is None else memoryview(self.body)[span.value_start : span.end]
+        if span is None:
+            return None
+        start, end = span.value_start, span.end
+        return self.body[start:end] if end - start < SHORT_BYTES else memoryview(self.body)[start:end]
 
     def first_byte(self, name: str) -> int | None:
         """The byte a member's value begins with, which tells its JSON type."""
@@ -115,7 +124,7 @@ def _walk(body: bytes, opening: int, end: int, values: Mapping[str, msgspec.Raw]
             if body[at] == _SPACE:
                 at += 1
         # As nearly every client writes it: no escapes in the name, one space after the colon at most.
-        written = b'"%b":' % name.encode()
+        written = _WRITTEN.get(name) or _written(name)
         if body.startswith(written, at):
             name_at = at
             at += len(written)
@@ -139,6 +148,13 @@ def _walk(body: bytes, opening: int, end: int, values: Mapping[str, msgspec.Raw]
     if body[at : at + 1] != b"}" or _skip_blank(body, at + 1) != end:
         return None
     return spans
+
+
+def _written(name: str) -> bytes:
+    return b'"%b":' % name.encode()
+
+
+_WRITTEN = {name: _written(name) for name in _USUAL}
 
 
 def _decoded(quoted: bytes) -> str:

@@ -22,6 +22,9 @@ class Verdict(Enum):
     FAILED = "failed"
 
 
+UNPROVEN, PASSED, FAILED = Verdict  # by names of their own, as each prompt asks (see `request.Endpoint`)
+
+
 @dataclass(frozen=True, slots=True)
 class Divergence:
     """Where a probe's ids part: the first differing place, and a few ids of each side from there."""
@@ -75,8 +78,8 @@ class Parity:
     @property
     def verdict(self) -> Verdict:
         if self._basic_failed:
-            return Verdict.FAILED
-        return Verdict.UNPROVEN if self._outstanding else Verdict.PASSED
+            return FAILED
+        return UNPROVEN if self._outstanding else PASSED
 
     def judge(self, probe: Probe, ours: TokenIds | None, theirs: Sequence[int] | None) -> None:
         """Take one answer. A probe not answered at all (no connection, 5xx) must not be brought here."""

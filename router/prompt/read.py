@@ -12,7 +12,7 @@ import asyncio
 from array import array
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from enum import Enum
+from enum import StrEnum
 from typing import TypeVar
 
 import msgspec
@@ -21,9 +21,9 @@ from xxhash import xxh3_64_intdigest
 from router.prompt.blocks import TOKEN_BYTES, BlockHasher, root_hash
 from router.prompt.engine import EngineTokens
 from router.prompt.local import LocalTokens
-from router.prompt.parity import Verdict
+from router.prompt.parity import PASSED, UNPROVEN
 from router.prompt.prompt import Prompt, Tokenized, Unpredicted
-from router.prompt.request import Endpoint, InferenceRequest
+from router.prompt.request import EMBEDDINGS, GENERATE, InferenceRequest
 
 T = TypeVar("T")
 
@@ -69,10 +69,13 @@ _ARRAY = ord("[")
 _EMPTY = frozenset((b"null", b'""', b"[]", b"{}"))
 
 
-class SourceKind(Enum):
+class SourceKind(StrEnum):
     LOCAL = "local"
     ENGINE = "engine"
     NONE = "none"
+
+
+LOCAL, ENGINE, NONE = SourceKind
 
 
 class PromptReader:
@@ -100,9 +103,9 @@ class PromptReader:
         """Who reads an ordinary prompt now."""
         if self._local is not None:
             verdict = self._local.parity.verdict
-            if verdict is Verdict.PASSED or (verdict is Verdict.UNPROVEN and self._engine is None):
-                return SourceKind.LOCAL
-        return SourceKind.NONE if self._engine is None else SourceKind.ENGINE
+            if verdict is PASSED or (verdict is UNPROVEN and self._engine is None):
+                return LOCAL
+        return NONE if self._engine is None else ENGINE
 
     async def read(
         self, request: InferenceRequest, *, block_sizes: frozenset[int], adapter: str | None, base: str
@@ -111,21 +114,23 @@ class PromptReader:
         root = self._root(base, adapter, request.cache_salt)
         read: Tokenized | Unpredicted | None = _beyond_reading(request)
         if read is None:
-            kind = self.kind
-            read = Unpredicted.NO_TOKENIZER
-            if kind is SourceKind.LOCAL and self._local is not None:
-                local = self._local
-                seconds = local.seconds_per_byte * request.body_bytes
-                prompt = await self._run(seconds, lambda: self._finish(local.read(request), request, root, block_sizes))
+            kind, local = self.kind, self._local
+            if kind is LOCAL and local is not None:
+
+                def work() -> Prompt:
+                    return self._finish(local.read(request), request, root, block_sizes)
+
+                inline = local.seconds_per_byte * request.body_bytes < INLINE_SECONDS
+                prompt = work() if inline else await self._in_pool(work)
                 if prompt is None:
                     read = Unpredicted.BUSY
                 elif prompt.unpredicted not in _ASK_ENGINE or self._engine is None:
                     return prompt
                 else:
-                    kind = SourceKind.ENGINE
-            if kind is SourceKind.ENGINE and self._engine is not None:
+                    kind = ENGINE
+            if kind is ENGINE and self._engine is not None:
                 read = await self._engine.read(request)
-        return self._finish(read, request, root, block_sizes)
+        return self._finish(read or Unpredicted.NO_TOKENIZER, request, root, block_sizes)
 
     def _root(self, base: str, adapter: str | None, salt: str | None) -> int:
         if salt is not None:
@@ -135,10 +140,8 @@ class PromptReader:
             root = self._roots[base, adapter] = root_hash(self._hash_seed, base, adapter)
         return root
 
-    async def _run(self, seconds: float, work: Callable[[], T]) -> T | None:
-        """Do `work` here or in the pool, by its estimate; None when the pool has more waiting than it should."""
-        if seconds < INLINE_SECONDS:
-            return work()
+    async def _in_pool(self, work: Callable[[], T]) -> T | None:
+        """What `work` gives; None when the pool has more waiting than it should."""
         if self._waiting >= WAITING_PROMPTS:
             return None
         self._waiting += 1
@@ -176,16 +179,16 @@ class PromptReader:
 
 def _beyond_reading(request: InferenceRequest) -> Unpredicted | None:
     """Why no source could tell what is cached of this request, whatever its text."""
-    if request.endpoint is Endpoint.EMBEDDINGS:
+    endpoint, members = request.endpoint, request.members
+    if endpoint is EMBEDDINGS:
         return Unpredicted.EMBEDDINGS
-    members = request.members
-    beyond = _BEYOND_GENERATE if request.endpoint is Endpoint.GENERATE else _BEYOND
+    beyond = _BEYOND_GENERATE if endpoint is GENERATE else _BEYOND
     if not members.spans.keys().isdisjoint(beyond):
         for name, cause in beyond.items():
             raw = members.raw(name)
             if raw is not None and raw not in _EMPTY:
                 return cause
-    if request.endpoint is Endpoint.GENERATE:
+    if endpoint is GENERATE:
         if all(map(members.is_present, _GENERATE_PROMPTS)):
             return Unpredicted.ENGINE_SPECIFIC  # the engine takes one of them
         if any(members.first_byte(name) == _ARRAY for name in ("cache_salt", "lora_path")):
@@ -193,13 +196,13 @@ def _beyond_reading(request: InferenceRequest) -> Unpredicted | None:
     return None
 
 
-def _asked(request: InferenceRequest) -> memoryview:
+def _asked(request: InferenceRequest) -> bytes | memoryview:
     """The raw messages, prompt or input of a request."""
     for name in ("messages", request.prompt_field, "input"):
         raw = request.members.raw(name)
         if raw is not None:
             return raw
-    return memoryview(b"")
+    return b""
 
 
 def _estimated_tokens(request: InferenceRequest) -> tuple[int, int]:

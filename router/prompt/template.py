@@ -3,8 +3,8 @@
 jinja2 is the reference. It holds the GIL for milliseconds on a long chat, so `minijinja` renders instead where a check
 at start-up proves that the two agree on a set of conversations, and only for requests of the shapes that were proven;
 whatever it raises is tried again with jinja2. minijinja prints and trims a few values differently (booleans, none,
-some floats, control characters): the check covers what a template does with them; `_is_plain` and the look at the
-separators in `render` keep the rest away from it.
+some floats, control characters): the check covers what a template does with them; `_is_plain` and `_has_separator`
+keep the rest away from it.
 
 To continue a final message, a tag is put behind its content, and the text is cut where the tag came out.
 """
@@ -38,8 +38,6 @@ _NAME = "chat"
 _MUTATORS = re.compile(
     r"""[.'"](append|clear|discard|extend|insert|pop|popitem|remove|reverse|setdefault|sort|update)\b"""
 )
-
-_SEPARATORS = ("\x1c", "\x1d", "\x1e", "\x1f")
 
 # The very tag of transformers, since a template may look at its letters. The space tells whether the template trims.
 _TAG = "CONTINUE_FINAL_MESSAGE_TAG "
@@ -129,10 +127,11 @@ class ChatTemplate:
     def render(self, chat: Chat) -> str:
         """The prompt text. Raises Refused when the template raises."""
         if self._fast is not None and _is_plain(chat):
-            text = _outcome(lambda: self._render_fast(chat))
-            # Python trims these four separators as white space and Rust does not, so where the renderers would part
-            # because of one, it is still there.
-            if text is not None and not any(separator in text for separator in _SEPARATORS):
+            try:
+                text = self._render_fast(chat)
+            except Refused:
+                return self.render_reference(chat)
+            if not _has_separator(text):
                 return text
         return self.render_reference(chat)
 
@@ -166,9 +165,17 @@ class ChatTemplate:
 
 def _is_plain(chat: Chat) -> bool:
     """Whether a request has a shape the check at start-up covers: at most switches beside messages and tools."""
-    return (
-        chat.documents is None and not chat.odd_floats and all(isinstance(value, bool) for value in chat.extra.values())
-    )
+    if chat.documents is not None or chat.odd_floats:
+        return False
+    return not chat.extra or all(isinstance(value, bool) for value in chat.extra.values())
+
+
+def _has_separator(text: str) -> bool:
+    """Whether it holds one of four characters that Python trims as white space and Rust does not.
+
+    Where the renderers would part because of one, it is still there.
+    """
+    return "\x1c" in text or "\x1d" in text or "\x1e" in text or "\x1f" in text
 
 
 def _outcome(render: Callable[[], str]) -> str | None:

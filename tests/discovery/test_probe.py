@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import httpx
 import pytest
@@ -82,14 +82,14 @@ class Ward:
 
 @asynccontextmanager
 async def asking(
-    pages: Mapping[str, str] | None, dialects: tuple[Dialect, ...] = DIALECTS
+    pages: Mapping[str, str] | None, dialects: tuple[Dialect, ...] = DIALECTS, server: Replica = SERVER
 ) -> AsyncIterator[tuple[Ward, Probe]]:
     ward = Ward(pages)
     async with httpx.AsyncClient(transport=httpx.MockTransport(ward.answer)) as http:
         clock = ManualClock()
         yield (
             ward,
-            Probe(SERVER, http=http, dialects=dialects, listener=ward, clock=clock, interval_seconds=1.0),
+            Probe(server, http=http, dialects=dialects, listener=ward, clock=clock, interval_seconds=1.0),
         )
 
 
@@ -189,3 +189,10 @@ async def test_a_mere_time_out_makes_nobody_a_stranger() -> None:
         assert ward.heard == ["well", "ill: ReadTimeout slow", "well"]
         assert ward.asked[before : before + 2] == ["/health", "/health"]
         assert len(ward.told) == 2
+
+
+async def test_ranks_that_a_server_does_not_tell_are_as_many_as_were_configured() -> None:
+    silent = {path: page for path, page in VLLM.items() if path in ("/v1/models", "/health", "/version")}
+    async with asking(silent, server=replace(SERVER, ranks=2)) as (ward, probe):
+        await probe.round()
+        assert len(ward.told[0].ranks) == 2

@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 from router.cli import main
 from router.doctor.finding import Check, Status
 from router.sim.text import SHIPPED_TOKENIZER
+from tests.discovery.test_kubernetes import FakeCluster
 from tests.doctor.wards import ward
 from tests.sim.fleets import free_ports
 
@@ -26,6 +27,23 @@ async def test_sound_replicas_give_a_table_and_status_0() -> None:
     assert told.exit_code == 0, told.output
     assert "All is well. 2 replicas: 53 pass." in told.output
     assert "probe hit" in told.output
+
+
+async def test_replicas_of_a_file_and_of_kubernetes_are_examined_too(tmp_path: Path) -> None:
+    cluster = FakeCluster(tmp_path)
+    await cluster.start()
+    path, listed = tmp_path / "homing.yaml", tmp_path / "replicas.yaml"
+    found = {"file": str(listed), "kubernetes": {"selector": "app=vllm", "kubeconfig": str(cluster.kubeconfig)}}
+    path.write_text(json.dumps({"discovery": found, "tokens": {"tokenizer": str(SHIPPED_TOKENIZER)}}))
+    async with ward(2) as urls:
+        listed.write_text(f"- {{url: '{urls[0]}', id: listed}}")
+        await cluster.pod("pod", annotations={"homing/port": urls[1].rpartition(":")[2]})
+        told = await doctor(str(path), "--json")
+        assert told.exit_code == 0, told.output
+        assert [one["replica"] for one in json.loads(told.output)["replicas"]] == ["listed", "pod"]
+        await cluster.kill()
+        lost = await doctor(str(path))
+        assert (lost.exit_code, "pods cannot be listed" in lost.output) == (2, True)
 
 
 async def test_a_failure_gives_status_1_and_the_flag_on_one_line_to_be_copied() -> None:

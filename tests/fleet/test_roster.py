@@ -33,6 +33,19 @@ def test_a_returning_replica_gets_its_old_seat_and_no_other_replica_ever_does() 
     assert roster.seat_of(ReplicaId("never")) is None
 
 
+def test_a_released_seat_goes_to_the_next_that_joins_and_what_its_models_were_stays_known() -> None:
+    roster = Roster()
+    a, b = roster.join(replica("a")), roster.join(replica("b"))
+    roster.update(a, told(QWEN))
+    roster.leave(ReplicaId("a"))
+    roster.release(a)
+    assert roster.models() == (QWEN,)
+    assert roster.seat_of(ReplicaId("a")) is None
+    assert roster.join(replica("c")) == a
+    assert roster.facts(a) == Facts()
+    assert roster.join(replica("a")) not in (a, b)
+
+
 def test_leaving_twice_or_never_having_come_is_nothing() -> None:
     roster = Roster()
     seat = roster.join(replica("a"))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from router.errors import BadRequest, BodyTooLarge, Overloaded
-from router.gateway.client import Client, Gone, Message
+from router.gateway.client import WATCH_AFTER_SECONDS, Client, Gone, Message
 
 
 @dataclass
@@ -43,26 +43,51 @@ def client_of(messages: Sequence[Message]) -> tuple[Client, Peer]:
 @pytest.mark.parametrize("bodies", [(b"",), (b"whole",), (b"in ", b"three ", b"parts")])
 async def test_the_body_is_what_was_sent(bodies: tuple[bytes, ...]) -> None:
     client, _ = client_of(pieces(*bodies))
-    assert await client.body(100) == b"".join(bodies)
+    with client:
+        assert await client.body(100) == b"".join(bodies)
 
 
 @pytest.mark.parametrize("bodies", [(b"x" * 11,), (b"x" * 6, b"x" * 5, b"")])
 async def test_a_body_over_the_limit_is_refused_as_soon_as_it_is(bodies: tuple[bytes, ...]) -> None:
     client, _ = client_of(pieces(*bodies))
-    with pytest.raises(BodyTooLarge, match="body_megabytes"):
+    with client, pytest.raises(BodyTooLarge, match="body_megabytes"):
         await client.body(10)
 
 
 async def test_a_client_gone_before_its_body_is_whole_is_gone() -> None:
     client, _ = client_of([{"type": "http.request", "body": b"half", "more_body": True}, {"type": "http.disconnect"}])
-    with pytest.raises(Gone):
+    with client, pytest.raises(Gone):
         await client.body(100)
 
 
 async def test_a_client_that_never_sends_its_body_is_not_waited_for_long() -> None:
     peer = Peer([])
-    with pytest.raises(BadRequest, match="did not arrive"):
-        await Client([], peer.receive, peer.send, body_seconds=0.02).body(100)
+    with (
+        Client([], peer.receive, peer.send, body_seconds=WATCH_AFTER_SECONDS) as client,
+        pytest.raises(BadRequest, match="did not arrive"),
+    ):
+        await client.body(100)
+
+
+async def test_a_hang_up_after_a_slow_body_ends_the_wait_too() -> None:
+    peer, arrived = Peer(pieces(b"late")), asyncio.Event()
+
+    async def receive() -> Message:
+        await arrived.wait()
+        return await peer.receive()
+
+    client = Client([], receive, peer.send)
+
+    async def exchange() -> str:
+        with client:
+            assert await client.body(100) == b"late"
+            peer.hung_up.set()
+            await asyncio.Event().wait()
+        return "went on"
+
+    asyncio.get_running_loop().call_later(2 * WATCH_AFTER_SECONDS, arrived.set)
+    assert await asyncio.create_task(exchange()) == "went on"
+    assert client.gone
 
 
 async def test_a_hang_up_ends_whatever_is_waited_for_and_nothing_outside() -> None:
@@ -71,7 +96,7 @@ async def test_a_hang_up_ends_whatever_is_waited_for_and_nothing_outside() -> No
 
     async def exchange() -> str:
         nonlocal cleaned
-        async with client:
+        with client:
             try:
                 asyncio.get_running_loop().call_soon(peer.hung_up.set)
                 await asyncio.Event().wait()
@@ -88,7 +113,7 @@ async def test_a_cancellation_from_elsewhere_is_not_swallowed() -> None:
     client, _ = client_of([])
 
     async def exchange() -> None:
-        async with client:
+        with client:
             await asyncio.Event().wait()
 
     task = asyncio.create_task(exchange())
@@ -101,7 +126,7 @@ async def test_a_cancellation_from_elsewhere_is_not_swallowed() -> None:
 
 async def test_the_end_of_an_answer_is_no_hang_up() -> None:
     client, peer = client_of([])
-    async with client:
+    with client:
         await client.answer(200, [], b"done")
         peer.hung_up.set()  # what servers say when the answer is whole
         await asyncio.sleep(0.01)

@@ -306,6 +306,22 @@ def test_a_nested_null_usage_is_not_taken_for_the_event_s_own() -> None:
     assert watch([asked], withhold=True, strip=True).forwarded == event
 
 
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
+def test_a_stream_is_seen_alike_however_its_engine_spaces_json(separators: tuple[str, str]) -> None:
+    def event(choices: list[object], **rest: object) -> bytes:
+        return b"data: " + json.dumps({"choices": choices, **rest}, separators=separators).encode() + b"\n\n"
+
+    def said(text: str) -> bytes:
+        return event([{"index": 0, "delta": {"content": text}, "finish_reason": None}])
+
+    texts = ["Many", " words", " of", " one", " shape", ', "usage": {}', " and", ' "usage":', " [DONE]", ""]
+    events = [*map(said, texts), said("last")]
+    usage = event([], usage={"prompt_tokens": 40, "completion_tokens": 3, "prompt_tokens_details": None})
+    seen = watch([*events, usage, DONE], withhold=True)
+    assert (seen.forwarded, seen.usage, seen.done) == (b"".join(events) + DONE, Usage(40, 3, None), True)
+    assert not seen.error
+
+
 def test_an_error_event_is_noticed_and_forwarded() -> None:
     fault = b'data: {"error":{"message":"boom","type":"InternalServerError","code":500}}\n\n'
     seen = watch([ROLE + HELLO, fault, DONE], withhold=True)

@@ -52,9 +52,17 @@ def play(
     news: News | None = None,
     troubles: Sequence[Trouble] = (),
     joins: Sequence[tuple[float, int]] = (),
+    slow_start_seconds: float = 0.0,
     seed: int = 1,
 ) -> tuple[VirtualFleet, list[Brain]]:
-    setup = Setup(load(policy), replicas, BLOCK, LIMITS.block_count - 1, hears_events=hears_events)
+    setup = Setup(
+        load(policy),
+        replicas,
+        BLOCK,
+        LIMITS.block_count - 1,
+        hears_events=hears_events,
+        slow_start_seconds=slow_start_seconds,
+    )
     brains = [Brain(setup, seed + number) for number in range(routers)]
     fleet = VirtualFleet(
         replicas=replicas,
@@ -113,6 +121,21 @@ def test_a_replica_that_joins_late_is_used() -> None:
     by_three = [story for story in fleet.stories.values() if story.replica == 3]
     assert by_three
     assert min(story.arrival_seconds for story in by_three) >= 20.0
+
+
+def test_a_newcomer_is_not_flooded_and_gets_its_share_in_the_end() -> None:
+    def taken(slow_start_seconds: float) -> tuple[int, int]:
+        """What replica 3 was sent in the first tenth of a second after it came, of 33 arrivals, and later."""
+        crowded = Conversations(200, 4, apart_seconds=0.003)
+        fleet, _ = play("least_loaded", workload=crowded, joins=[(1.0, 3)], slow_start_seconds=slow_start_seconds)
+        sent = [story.arrival_seconds for story in fleet.stories.values() if story.replica == 3]
+        early = sum(seconds < 1.1 for seconds in sent)
+        return early, len(sent) - early
+
+    flooded, eased = taken(0.0), taken(0.9)
+    assert flooded[0] == 33, "everything, while it is emptier than the rest"
+    assert eased[0] < 33 / 2
+    assert eased[1] > flooded[1]
 
 
 def test_a_straggler_gets_less_than_its_share() -> None:

@@ -14,6 +14,7 @@ import pytest
 from router.errors import NoReplica, UnknownModel
 from router.fleet.health import Health
 from router.fleet.ledger import LeaseId, Ledger
+from router.fleet.newcomers import Newcomers
 from router.fleet.rates import Rates
 from router.fleet.replica import Facts, FloatArray, IntArray, Replica, ReplicaId, Seat, ServedModel
 from router.fleet.roster import Roster
@@ -81,6 +82,7 @@ class House:
     ) -> None:
         self.roster, self.health, self.ledger, self.rates = Roster(), Health(), Ledger(), Rates()
         self.index, self.trusts, self.sessions = CountedIndex(), Trusted(), Sessions()
+        self.newcomers = Newcomers()
         for number in range(replicas):
             seat = self.roster.join(Replica(ReplicaId(f"r{number}"), f"http://r{number}:8000"))
             told = Facts((ServedModel("m", "base"),), block_sizes[number % len(block_sizes)], cache_blocks)
@@ -130,6 +132,24 @@ def hashes(blocks: int) -> BlockHashes:
 def ask(prompt_tokens: int = 4_100, *, block_sizes: tuple[int, ...] = (BLOCK,), **rest: Any) -> Ask:
     by_size = {size: hashes(prompt_tokens // size) for size in block_sizes}
     return Ask(model="m", prompt_tokens=prompt_tokens, **{"hashes": by_size, **rest})
+
+
+def test_a_newcomer_is_passed_over_until_its_share_has_grown_but_for_what_is_warm_there_alone() -> None:
+    house = House(policy="least_loaded")
+    house.decider = Decider(
+        policy=house.decider.policy, roster=house.roster, health=house.health, ledger=house.ledger, rates=house.rates,
+        index=house.index, trusts=house.trusts, sessions=house.sessions, rng=Random(1), newcomers=house.newcomers,
+    )  # fmt: skip
+    house.newcomers.came(Seat(2), 9.0)
+    for seat in (0, 0, 1, 1, 2):
+        house.charge(seat, uncached_tokens=100)
+    eased = house.ask()
+    assert eased.replica in ("r0", "r1")
+    assert eased.reason.startswith("slow_start+")
+    assert [entry["allowed"] for entry in eased.explain()] == [True] * 3
+    house.warm(2, blocks=100)
+    assert house.ask().replica == "r2"
+    assert house.ask(exclude=frozenset({Seat(0), Seat(1)})).replica == "r2"
 
 
 def test_a_decision_carries_what_the_ledger_and_the_judge_need() -> None:

@@ -12,6 +12,7 @@ import pytest
 from router.errors import NoReplica
 from router.fleet.health import Health
 from router.fleet.ledger import Ledger
+from router.fleet.newcomers import Newcomers
 from router.fleet.pairs import Pairs
 from router.fleet.rates import Rates
 from router.fleet.replica import Facts, Replica, ReplicaId, Role, Seat, ServedModel
@@ -47,6 +48,7 @@ class Fleet:
     ) -> None:
         self.roster, self.health, self.ledger = Roster(), Health(), Ledger()
         self.index, self.pairs, trusts = MemoryIndex(Budget(1 << 24)), Pairs(), Trusted()
+        self.newcomers = Newcomers()
         for number, role in enumerate(roles):
             labels = {"zone": zones[number]} if zones else {}
             name = ReplicaId(f"{role.value[0]}{number}")
@@ -76,6 +78,7 @@ class Fleet:
             rng=Random(1),
             pairs=self.pairs,
             answering_whole=ANSWERING,
+            newcomers=self.newcomers,
         )
 
     def warm(self, seat: int, blocks: int) -> None:
@@ -283,3 +286,32 @@ def test_a_queue_at_the_decode_replica_drains_while_the_prompt_is_computed_elsew
     assert isinstance(decision, Split)
     assert np.isclose(decision.cost_seconds, 10.0 + 0.0005)
     assert "10.000 s are queued there" in decision.reason
+
+
+def test_a_newcomer_is_spared_legs_as_well_but_only_beside_others_of_its_pool() -> None:
+    fleet = Fleet(P, P, D, split="always")
+    fleet.newcomers.came(Seat(1), 9.0)
+    fleet.queue(1)
+    fleet.queue(0, tokens=80_000)
+    decision = fleet.ask()
+    assert over(decision) == ("p0", "d2"), "the newcomer is idle, and has its one request"
+    assert decision.reason.startswith("slow_start+")
+    fleet.warm(1, 100)
+    assert over(fleet.ask()) == ("p1", "d2"), "but what is warmest there goes there"
+
+    alone = Fleet(P, D, split="always")
+    alone.newcomers.came(Seat(0), 9.0)
+    alone.queue(0)
+    assert over(alone.ask()) == ("p0", "d1"), "its pool has nobody else"
+    assert not alone.ask().reason.startswith("slow_start")
+
+
+def test_sparing_a_newcomer_refuses_nobody() -> None:
+    fleet = Fleet(P, P, D, split="always", versions=("0.31.0", "0.32.0", "0.32.0"))
+    fleet.newcomers.came(Seat(1), 9.0)
+    fleet.queue(1)
+    assert over(fleet.ask()) == ("d2",), "the settled donor speaks another release, and whole it can be answered"
+    exclusive = Fleet(P, P, D, split="always", versions=("0.31.0", "0.32.0", "0.32.0"), handshake="sglang")
+    exclusive.newcomers.came(Seat(1), 9.0)
+    exclusive.queue(1)
+    assert over(exclusive.ask()) == ("p1", "d2"), "nobody can answer it alone"
