@@ -176,3 +176,10 @@ def test_every_alert_is_tested_or_named_and_asks_for_metrics_that_homing_shows()
     for alert in alerts:
         for name in re.findall(r"homing_\w+", alert["expr"]):
             assert f'"{name.removesuffix("_total")}"' in shown, f"{alert['alert']} asks for {name}"
+
+
+def test_the_policies_that_are_mounted_are_those_of_the_shelf() -> None:
+    mounted = sorted((K8S / "base" / "policies").glob("*.yaml"))
+    assert mounted
+    for copy in mounted:
+        assert copy.read_text() == (K8S.parent / "policies" / copy.name).read_text(), copy.name
