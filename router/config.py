@@ -46,6 +46,23 @@ class Engine(StrEnum):
     SGLANG = "sglang"
 
 
+class ReplicaRole(StrEnum):
+    """What a replica computes: prompts for others, answers to prompts computed elsewhere, or whatever it is sent."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+    BOTH = "both"
+
+
+class KvHandshake(StrEnum):
+    """How a replica moves KV. AUTO: as its engine does by default, if it has a role; else not at all."""
+
+    AUTO = "auto"
+    NIXL = "nixl"
+    MOONCAKE = "mooncake"
+    SGLANG = "sglang"
+
+
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -68,6 +85,10 @@ class ReplicaSettings(_Section):
     events: ZmqEndpoint | None = None  # default: ask the replica; rank r publishes r ports higher
     replay: ZmqEndpoint | None = None
     topic: str = ""
+    role: ReplicaRole = ReplicaRole.BOTH
+    handshake: KvHandshake = KvHandshake.AUTO
+    bootstrap_port: Annotated[int, Field(gt=0, le=65535)] | None = None  # default: the handshake's own, 8998
+    labels: dict[str, str] = {}  # where it stands, for policies that price distance: zone, rack, node
 
     @property
     def name(self) -> str:

@@ -15,6 +15,7 @@ from router.events.ingest import Ingest
 from router.fleet.health import Health
 from router.fleet.latency import Latency
 from router.fleet.ledger import Ledger
+from router.fleet.pairs import Pairs
 from router.fleet.replica import Seat
 from router.fleet.roster import Roster
 from router.gateway.admission import Admission
@@ -34,6 +35,7 @@ from router.index.base import Trust
 from router.index.memory import MemoryIndex
 from router.keeper import Keeper
 from router.metrics import gauge_family
+from router.policy.pools import handshake_of
 from router.proving import Proving
 from router.seating import Seating
 from router.sharing.redis import Line
@@ -47,6 +49,7 @@ class House:
     admin_url: str
     roster: Roster
     ledger: Ledger
+    pairs: Pairs
     latency: Latency
     journal: Journal[Receipt]
     admission: Admission
@@ -118,6 +121,7 @@ def gauges(house: House, lag: LoopLag) -> Callable[[], Iterable[Metric]]:
             family.add_metric([], value)
             yield family
         yield from truth_families(house.roster, house.accuracy, house.misses)
+        yield from _moved(house)
         yield leases
         yield foreign
         yield peers
@@ -132,6 +136,23 @@ def gauges(house: House, lag: LoopLag) -> Callable[[], Iterable[Metric]]:
         yield coverage
 
     return read
+
+
+def _moved(house: House) -> Iterable[Metric]:
+    """KV fetched from other replicas, as far as engines tell."""
+    counted = gauge_family(
+        "homing_engine_transfer_bytes", "KV fetched from other replicas, as the replica tells.", ("replica",)
+    )
+    timed = gauge_family("homing_engine_transfer_seconds", "Time it took, as the replica tells.", ("replica",))
+    for seat in house.roster.present():
+        load = house.keeper.kept[seat].load
+        if load is None or load.transfer_bytes is None:
+            continue
+        name = house.roster.replica(seat).id
+        counted.add_metric([name], load.transfer_bytes)
+        timed.add_metric([name], load.transfer_seconds or 0.0)
+    yield counted
+    yield timed
 
 
 def recorded_fleet(house: House, model: str | None, policy: str) -> Mapping[str, object]:
@@ -178,6 +199,10 @@ def replica_entry(house: House, seat: Seat, clock: Clock) -> Mapping[str, object
         "url": replica.url,
         "models": [model.name for model in facts.models],
         "engine": facts.engine,
+        "role": replica.role.value,
+        "handshake": handshake_of(replica, facts),
+        "labels": dict(replica.labels),
+        "takes_over_from": _pairs(house, seat),
         "version": facts.version,
         "rank": replica.rank,
         "prefix_caching": facts.prefix_caching,
@@ -200,6 +225,8 @@ def replica_entry(house: House, seat: Seat, clock: Clock) -> Mapping[str, object
         "peer_requests": house.ledger.peer_requests(seat),
         "engine_running_requests": None if load is None else load.running_requests,
         "engine_waiting_requests": None if load is None else load.waiting_requests,
+        "engine_transfer_bytes": None if load is None else load.transfer_bytes,
+        "engine_transfer_seconds": None if load is None else load.transfer_seconds,
         "engine_load_age_seconds": None if load is None else clock.now() - kept.loaded_at_seconds,
         "queued_tokens": int(house.ledger.queued_tokens[seat]),
     }
@@ -232,3 +259,14 @@ def routers_entry(line: Line | None, clock: Clock) -> Mapping[str, object]:
             for peer in line.peers.all()
         ],
     }
+
+
+def _pairs(house: House, taker: Seat) -> Mapping[str, object]:
+    """By donor: what the pair is expected to take, of the pairs that carry requests to this replica."""
+    found: dict[str, object] = {}
+    for donor in house.roster.present():
+        if house.pairs.is_open(donor, taker):
+            fixed, per_token = house.pairs.figures(donor, taker)
+            figures = {"fixed_seconds": fixed, "seconds_per_1000_tokens": 1000 * per_token}
+            found[house.roster.replica(donor).id] = figures
+    return found

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from router import config
+from router.discovery import static
 from router.errors import ConfigError
+from router.fleet.replica import Role
 
 GOOD = """
 replicas:
@@ -112,3 +114,25 @@ def test_a_password_for_redis_comes_from_its_variable_and_is_never_shown(
     monkeypatch.setenv("REDIS_WORD", "hunter2")
     read = config.read(path, {"shared": {"redis_url": "rediss://other:1"}})
     assert (read.shared.redis_url, read.shared.password()) == ("rediss://other:1", "hunter2")
+
+
+def test_a_replica_tells_its_role_how_it_moves_kv_and_where_it_stands(tmp_path: Path) -> None:
+    file = tmp_path / "homing.yaml"
+    file.write_text(
+        "replicas:\n"
+        "  - {url: 'http://p:8000', role: prefill, handshake: mooncake, bootstrap_port: 8999, labels: {zone: a}}\n"
+        "  - {url: 'http://d:8000', role: decode}\n"
+        "  - {url: 'http://b:8000'}\n"
+    )
+    first, second, third = static.replicas(config.read(file, {}).replicas)
+    assert (first.role, first.handshake, first.bootstrap_port, first.labels) == (
+        Role.PREFILL,
+        "mooncake",
+        8999,
+        {"zone": "a"},
+    )
+    assert (second.role, second.handshake) == (Role.DECODE, None)
+    assert third.role is Role.BOTH
+    file.write_text("replicas:\n  - {url: 'http://p:8000', role: decoder}\n")
+    with pytest.raises(ConfigError, match=r"replicas\.0\.role"):
+        config.read(file, {})

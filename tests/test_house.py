@@ -17,7 +17,8 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"demo", "explain", "lab"}),
     frozenset({"process"}),
     frozenset({"app"}),
-    frozenset({"house", "control"}),
+    frozenset({"housekeeping"}),
+    frozenset({"house", "control", "sources"}),
     frozenset({"keeper", "proving"}),
     frozenset({"seating", "doctor"}),
     frozenset({"gateway", "discovery", "sim"}),
@@ -38,6 +39,7 @@ EDGES = frozenset(
             "process.py",
             "app.py",
             "house.py",
+            "housekeeping.py",
             "control.py",
             "keeper.py",
             "proving.py",
@@ -50,7 +52,7 @@ EDGES = frozenset(
         "sharing/redis.py",
         *("policy/load.py", "lab/compare.py", "lab/record.py", "lab/run.py", "lab/simulate.py"),
         *("sim/server.py", "sim/replica.py", "sim/publish.py", "sim/routes.py", "sim/generate.py", "sim/asgi.py"),
-        *("sim/text.py", "sim/caller.py", "sim/drive.py", "sim/train_tokenizer.py"),
+        *("sim/transfers.py", "sim/text.py", "sim/caller.py", "sim/drive.py", "sim/train_tokenizer.py"),
     }
 )
 EDGE_ROOMS = frozenset({"gateway", "discovery", "doctor"})
