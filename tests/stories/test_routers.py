@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -94,8 +95,7 @@ async def routing(fleet: FleetConfig, redis_url: str, path: Path, name: str) -> 
         reading: asyncio.Task[None] | None = None
         try:
             await router.listen(lambda line: "Homing listens on" in line)
-            heard = router.said[-1].split()
-            router.url, router.admin = heard[3].rstrip(","), heard[-1]
+            router.url, router.admin = re.findall(r"http://[^;\s]+", router.said[-1])
             reading = asyncio.create_task(_drain(router))
             await until(lambda: _is_ready(router))
             yield router
