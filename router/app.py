@@ -5,25 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Iterator
+import socket
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO
 
 import httpx
 import zmq
 
-from router.clock import Clock, SystemClock
+from router.clock import SystemClock
 from router.config import Config
 from router.control import Operator
 from router.discovery import static
-from router.discovery.file import FileSource
-from router.discovery.kube_client import KubeClient
-from router.discovery.kubernetes import KubernetesSource
 from router.discovery.members import Member, sighting
 from router.discovery.membership import Membership
-from router.discovery.source import Source, follow
+from router.discovery.source import follow
 from router.engines import sglang
 from router.engines.base import Dialect
+from router.engines.handshakes import ANSWERING_WHOLE, HANDSHAKES
 from router.engines.vllm import Vllm
 from router.events.ingest import Ingest
 from router.events.silence import Silence
@@ -31,14 +30,16 @@ from router.fleet.health import Health
 from router.fleet.latency import Latency
 from router.fleet.ledger import Ledger
 from router.fleet.newcomers import Newcomers
+from router.fleet.pairs import Pairs
 from router.fleet.rates import Rates
 from router.fleet.replica import Seat
 from router.fleet.roster import Roster
 from router.fleet.sessions import Sessions
-from router.gateway.account import Account, Books, log_line
+from router.gateway.account import Account, Books
 from router.gateway.admin import admin
 from router.gateway.admission import Admission, AdmissionLimits
 from router.gateway.dispatch import Dispatch
+from router.gateway.handoff import Handoff
 from router.gateway.headers import Credentials
 from router.gateway.holding import Holding
 from router.gateway.journal import Journal
@@ -53,10 +54,13 @@ from router.gateway.room import Room
 from router.gateway.routes import Routes, control
 from router.gateway.serve import Serve
 from router.gateway.shadowing import Shadowing
+from router.gateway.told import log_line
 from router.gateway.trust import EffectiveTrust
 from router.gateway.trust_news import TrustNews
 from router.gateway.upstream import Upstream
-from router.house import House, gauges, recorded_fleet, replica_entry
+from router.gateway.warming import Warming
+from router.house import House, gauges, recorded_fleet, replica_entry, routers_entry
+from router.housekeeping import keep_house
 from router.index.accuracy import Accuracy
 from router.index.base import Trust
 from router.index.budget import Budget
@@ -73,11 +77,12 @@ from router.prompt.blocks import BlockHasher
 from router.prompt.read import PromptReader
 from router.proving import Proving
 from router.seating import Rooms, Seating
+from router.sharing.redis import Line
+from router.sources import sources_of
 
 # The engines whose language Homing speaks, in the order in which an unknown replica is held against them.
 DIALECTS: tuple[Dialect, ...] = (Vllm(), *sglang.RELEASES)
 READING_THREADS = 2  # tokenizing releases the GIL; more threads than that only contend
-HOUSEKEEPING_SECONDS = 0.2
 
 
 def _silent(_line: str) -> None:
@@ -109,6 +114,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
     roster, health, ledger, latency = Roster(), Health(), Ledger(), Latency()
     rates, sessions = Rates(), Sessions(config.sessions.max_sessions, config.sessions.idle_seconds)
     newcomers = Newcomers(config.limits.slow_start_seconds)
+    pairs = Pairs()
     index = MemoryIndex(Budget(config.index.budget_megabytes * 2**20))
     guessed, accuracy = Guessed(index), Accuracy()
     ingest = Ingest(index, hash_seed=config.tokens.hash_seed)
@@ -134,6 +140,8 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
         rng=random.Random(config.seed),  # None: seeded by the system, so that no two routers draw alike
         max_in_flight=per_replica,
         open_blocks=open_blocks,
+        pairs=pairs,
+        answering_whole=ANSWERING_WHOLE,
         newcomers=newcomers,
     )
     admission = Admission(
@@ -145,6 +153,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
         ),
         clock,
         Room(roster, health, ledger, clock, per_replica),
+        lambda: ledger.all_peer_requests,
     )
     holding = None if policy.hold is None else Holding(policy.hold, clock)
     account = Account(
@@ -165,12 +174,13 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
             misses=misses,
             counters=counters,
             open_blocks=open_blocks,
+            pairs=pairs,
             recorder=recorder,
             holding=holding,
         ),
         clock,
     )
-    replica_headers = _authorization(credentials)
+    replica_headers = credentials.to_replica
 
     def _caught_up(seat: Seat) -> CaughtUp:
         """It told what it is, and where it publishes events we hear them; or it is ill, and not worth waiting for."""
@@ -233,6 +243,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
                 admission=admission,
                 metrics=metrics,
                 misses=misses,
+                pairs=pairs,
                 upstreams=upstreams,
             )
             seating = Seating(config, rooms, clock)
@@ -248,12 +259,27 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
                 prover=proving,
                 say=say,
             )
-            membership, sources = Membership(keeper, say), tuple(_sources(config, clock, say))
+            line = None
+            if config.shared.redis_url is not None:
+                line = Line(
+                    config.shared,
+                    f"{socket.gethostname()}:{public.getsockname()[1]}",
+                    roster=roster,
+                    ledger=ledger,
+                    rates=rates,
+                    freed=admission.nudge,
+                    clock=clock,
+                    counts=metrics.shared,
+                    say=say,
+                    rng=random.Random(),
+                )
+            membership, sources = Membership(keeper, say), tuple(sources_of(config, clock, say))
             house = House(
                 f"http://{_shown(config.listen.host)}:{public.getsockname()[1]}",
                 f"http://{_shown(config.listen.admin_host)}:{private.getsockname()[1]}",
                 roster=roster,
                 ledger=ledger,
+                pairs=pairs,
                 latency=latency,
                 journal=journal,
                 admission=admission,
@@ -274,8 +300,23 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
                 holding=holding,
                 membership=membership,
                 sources=sources,
+                line=line,
             )
             metrics.gauges.append(gauges(house, lag))
+            handoff = Handoff(
+                roster=roster, upstreams=upstreams, handshakes=HANDSHAKES, http=http, rng=random.Random(config.seed)
+            )
+            warming = Warming(
+                roster=roster,
+                health=health,
+                pairs=pairs,
+                handoff=handoff,
+                headers=replica_headers,
+                rng=random.Random(),
+                tasks=tasks,
+                say=say,
+            )
+            splits = policy.splitter is not None
             serve = Serve(
                 roster=roster,
                 readers=readers,
@@ -288,8 +329,10 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
                     upstreams,
                     metrics,
                     clock,
-                    None if shadow is None else Shadowing(shadow, metrics, say),
-                    holding,
+                    shadowing=None if shadow is None else Shadowing(shadow, metrics, say),
+                    holding=holding,
+                    handoff=handoff if splits else None,
+                    pairs=pairs,
                 ),
                 account=account,
                 credentials=credentials,
@@ -302,14 +345,20 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
                 recorder=recorder,
             )
             membership.seen("config", sighting(*map(Member, static.replicas(config.replicas))))
-            beats = [tasks.create_task(lag.run()), tasks.create_task(_keep_house(house, clock))]
+            beats = [
+                tasks.create_task(lag.run()),
+                tasks.create_task(keep_house(house, clock, warming if splits else None)),
+            ]
             beats += [tasks.create_task(follow(source, membership.seen, say)) for source in sources]
+            if line is not None:
+                beats.append(tasks.create_task(line.run()))
             routes = Routes(serve, control(roster, readiness, credentials, clock.wall()))
             private_routes = admin(
                 metrics,
                 receipts,
                 readiness,
                 fleet=lambda: [replica_entry(house, seat, clock) for seat in roster.present()],
+                routers=lambda: routers_entry(house.line, clock),
                 record=lambda seconds, model: recorder.stream(
                     seconds=seconds,
                     model=model,
@@ -332,43 +381,15 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
             finally:
                 for beat in beats:
                     beat.cancel()
+                warming.close()
                 proving.close()
                 keeper.close()
-
-
-def _sources(config: Config, clock: Clock, say: Say) -> Iterator[Source]:
-    """Where replicas are found that come and go. Raises ConfigError where there is no way to an API server."""
-    if config.discovery.file is not None:
-        yield FileSource(config.discovery.file, clock=clock, say=say)
-    if config.discovery.kubernetes is not None:
-        client = KubeClient(config.discovery.kubernetes)
-        yield KubernetesSource(config.discovery.kubernetes, client, clock=clock, say=say)
-
-
-async def _keep_house(house: House, clock: Clock) -> None:
-    """What nobody's request should pay for: expired leases, purges, trust seen anew."""
-    while True:
-        await asyncio.sleep(HOUSEKEEPING_SECONDS)
-        house.index.recent.expire(clock.now())
-        house.index.purge(1000)
-        house.seating.sweep()
-        house.misses.beat(house.roster.present(), clock.now())
-        for seat in house.misses.drifted(house.roster.present()):
-            house.proving.restarted(seat)  # its tokens are compared with ours anew
-        for seat in house.roster.present():
-            house.trust.refresh(seat)
-        house.news.beat(clock.now())
 
 
 def _only(faults: BaseException) -> BaseException:
     while isinstance(faults, BaseExceptionGroup) and len(faults.exceptions) == 1:
         faults = faults.exceptions[0]
     return faults
-
-
-def _authorization(credentials: Credentials) -> list[tuple[bytes, bytes]]:
-    key = credentials.replica_key
-    return [] if key is None else [(b"authorization", b"Bearer " + key.encode())]
 
 
 def _shown(host: str) -> str:

@@ -24,6 +24,7 @@ from router.errors import ConfigError
 from router.explain import show
 from router.lab import compare, record, simulate
 from router.policy import load
+from router.sharing.redis import missing_client
 from router.sim import server as sim_server
 
 EXPLAIN_WIDTH = 140  # a candidate a line, whatever the terminal
@@ -54,6 +55,15 @@ Replicas that come and go are found (`discovery` in the file), with or without s
 
 In a pod the service account is used, elsewhere the kubeconfig. A replica that leaves is sent nothing new, and what is
 under way there ends; a newcomer's share of the load grows over limits.slow_start_seconds.
+
+Several routers before one fleet each hear all KV events, but not each other's requests. Give them one Redis or Valkey:
+
+\b
+  homing serve homing.yaml --redis redis://cache:6379/0
+
+Each then counts what the others have open where, within some tens of milliseconds, and starts from the speeds they
+have learned. No request waits for Redis; while it is away each router works alone and says so. All must call a
+replica by the same id. A password comes from the variable that shared.password_env names.
 """
 
 
@@ -80,6 +90,9 @@ def main() -> None:
 @click.option(
     "--kubeconfig", metavar="FILE", help="The way to the API server.  [default: the service account, or yours]"
 )
+@click.option(
+    "--redis", "redis_url", metavar="URL", help="Where routers tell each other their load.  [default: nowhere]"
+)
 @click.option("--policy", help="A shelf name (see `homing policies`) or a YAML file.  [default: cache_aware]")
 @click.option(
     "--shadow-policy",
@@ -101,6 +114,7 @@ def serve(
     namespace: str | None,
     replica_port: str | None,
     kubeconfig: str | None,
+    redis_url: str | None,
     policy: str | None,
     shadow_policy: str | None,
     tokenizer: str | None,
@@ -110,7 +124,9 @@ def serve(
     quiet: bool,
 ) -> None:
     discovery = _discovery(replicas_file, pods, service, namespace, replica_port, kubeconfig)
-    settings = _settings(config_file, replicas, discovery, policy, shadow_policy, tokenizer, host, port, admin_port)
+    settings = _settings(
+        config_file, replicas, discovery, redis_url, policy, shadow_policy, tokenizer, host, port, admin_port
+    )
     _run(process.serve(settings, log=None if quiet else sys.stdout.buffer))
 
 
@@ -132,9 +148,13 @@ def check(config_file: Path) -> None:
     if faults:
         raise click.ClickException("\n".join(faults))
     found = "".join(f", more from {where}" for where in _discovered(settings, faults))
+    shared = ""
+    if settings.shared.redis_url is not None:
+        shared = f" Load is shared through {settings.shared.redis_url} as {settings.shared.name} (not asked)."
+        faults.extend(missing_client())
     if faults:
         raise click.ClickException("\n".join(faults))
-    click.echo(f"{config_file}: good. {len(settings.replicas)} replicas{found}, policy {settings.policy}.")
+    click.echo(f"{config_file}: good. {len(settings.replicas)} replicas{found}, policy {settings.policy}.{shared}")
 
 
 def _discovered(settings: config.Config, faults: list[str]) -> Iterator[str]:
@@ -239,6 +259,7 @@ def _settings(
     config_file: Path | None,
     replicas: tuple[str, ...],
     discovery: dict[str, Any],
+    redis_url: str | None,
     policy: str | None,
     shadow_policy: str | None,
     tokenizer: str | None,
@@ -255,6 +276,8 @@ def _settings(
         overrides["replicas"] = [{"url": url} for url in replicas]
     if discovery:
         overrides["discovery"] = discovery
+    if redis_url:
+        overrides["shared"] = {"redis_url": redis_url}
     if policy:
         overrides["policy"] = policy
     if shadow_policy:

@@ -16,8 +16,9 @@ from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from router.addresses import HttpUrl, RedisUrl, ZmqEndpoint
 from router.errors import ConfigError
 
 
@@ -45,26 +46,23 @@ class Engine(StrEnum):
     SGLANG = "sglang"
 
 
-def _http_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{value!r} is not an address; write http://HOST:PORT")
-    if parts.username or parts.password:
-        raise ValueError(f"{value!r} has a user or password; name the key's variable in auth.replica_api_key_env")
-    if parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ValueError(f"{value!r} has a path; give only http://HOST:PORT, Homing adds /v1/... itself")
-    return value.rstrip("/")
+class ReplicaRole(StrEnum):
+    """What a replica computes: prompts for others, answers to prompts computed elsewhere, or whatever it is sent."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+    BOTH = "both"
 
 
-def _zmq_endpoint(value: str) -> str:
-    scheme, separator, rest = value.partition("://")
-    if scheme != "tcp" or not separator or not rest.rpartition(":")[2].isdecimal():
-        raise ValueError(f"{value!r} is not an address to subscribe to; write tcp://HOST:PORT")
-    return value
+class KvHandshake(StrEnum):
+    """How a replica moves KV. AUTO: as its engine does by default, if it has a role; else not at all."""
+
+    AUTO = "auto"
+    NIXL = "nixl"
+    MOONCAKE = "mooncake"
+    SGLANG = "sglang"
 
 
-HttpUrl = Annotated[str, AfterValidator(_http_url)]
-ZmqEndpoint = Annotated[str, AfterValidator(_zmq_endpoint)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -87,6 +85,10 @@ class ReplicaSettings(_Section):
     events: ZmqEndpoint | None = None  # default: ask the replica; rank r publishes r ports higher
     replay: ZmqEndpoint | None = None
     topic: str = ""
+    role: ReplicaRole = ReplicaRole.BOTH
+    handshake: KvHandshake = KvHandshake.AUTO
+    bootstrap_port: Annotated[int, Field(gt=0, le=65535)] | None = None  # default: the handshake's own, 8998
+    labels: dict[str, str] = {}  # where it stands, for policies that price distance: zone, rack, node
 
     @property
     def name(self) -> str:
@@ -218,6 +220,21 @@ class Auth(_Section):
         return os.environ.get(self.admin_token_env) if self.admin_token_env else None
 
 
+class SharedSettings(_Section):
+    """Routers before one fleet count each other's load, through Redis or Valkey. Needs `pip install homing[redis]`.
+
+    They must call a replica by the same id, which they do when all read the same `replicas` or discover alike.
+    """
+
+    redis_url: RedisUrl | None = None  # absent: this router works alone
+    password_env: str | None = None  # the variable that holds the Redis password
+    name: Annotated[str, Field(min_length=1)] = "homing"  # of the fleet, where one Redis serves several
+    router: Annotated[str, Field(min_length=1)] | None = None  # what this router is called; default HOST:PORT
+
+    def password(self) -> str | None:
+        return os.environ.get(self.password_env) if self.password_env else None
+
+
 class IndexSettings(_Section):
     budget_megabytes: Annotated[int, Field(gt=0)] = 4096  # about 14 million (block, replica) pairs
     guessed_cache_blocks: Annotated[int, Field(gt=0)] = (
@@ -240,6 +257,7 @@ class Config(_Section):
     sessions: SessionSettings = SessionSettings()
     auth: Auth = Auth()
     index: IndexSettings = IndexSettings()
+    shared: SharedSettings = SharedSettings()
     usage_probe: UsageProbe = UsageProbe.ALWAYS
     seed: int | None = None  # of every random choice: a number gives the same decisions again
 
@@ -278,10 +296,12 @@ def read(path: Path | None, overrides: Mapping[str, Any]) -> Config:  # Any: val
         below = settings.get(key)
         settings[key] = {**below, **value} if isinstance(below, dict) and isinstance(value, dict) else value
     faults: list[str] = []
-    auth = Auth()
     with contextlib.suppress(ValidationError):  # told below
         auth = Auth.model_validate(settings.get("auth") or {})
         faults += _outside_faults(source, auth)
+    with contextlib.suppress(ValidationError):
+        shared = SharedSettings.model_validate(settings.get("shared") or {})
+        faults += _missing_variable(source, "shared.password_env", shared.password_env)
     try:
         config = Config.model_validate(settings)
     except ValidationError as fault:
@@ -339,10 +359,14 @@ def _outside_faults(source: str, auth: Auth) -> list[str]:
         except (OSError, UnicodeDecodeError) as fault:
             faults.append(f"{source}: auth.api_keys_file: {keys} cannot be read ({fault}). Write one key a line.")
     for key in ("replica_api_key_env", "admin_token_env"):
-        variable = getattr(auth, key)
-        if variable and not os.environ.get(variable):
-            faults.append(f"{source}: auth.{key}: the environment has no {variable}. Export it.")
+        faults += _missing_variable(source, f"auth.{key}", getattr(auth, key))
     return faults
+
+
+def _missing_variable(source: str, key: str, variable: str | None) -> list[str]:
+    if not variable or os.environ.get(variable):
+        return []
+    return [f"{source}: {key}: the environment has no {variable}. Export it."]
 
 
 def _told(source: str, error: Any, top: type[BaseModel] | None = None) -> str:  # Any: pydantic's ErrorDetails
@@ -355,7 +379,8 @@ def _told(source: str, error: Any, top: type[BaseModel] | None = None) -> str:  
         return f"{source}: {where}: no such key. {hint}"
     message = str(error["msg"]).removeprefix("Value error, ")
     read_value = error.get("input")
-    shown = f" (read {read_value!r})" if isinstance(read_value, str | int | float | bool) else ""
+    is_secret = isinstance(read_value, str) and "://" in read_value and "@" in read_value  # the message says enough
+    shown = f" (read {read_value!r})" if isinstance(read_value, str | int | float | bool) and not is_secret else ""
     return f"{source}: {where}: {message}{shown}"
 
 

@@ -4,6 +4,9 @@ Four simulated replicas run in a child process. Their KV caches hold 40 % of wha
 The same conversations at the same moments go through Homing under `round_robin`, then, with fresh replicas, under
 `cache_aware`. Both are shown side by side; then Homing keeps serving, so that it can be tried by hand.
 
+With `--pools 2p2d` the same replicas are shown twice too: all for all under `cache_aware`, then so many for
+prefill and so many for decode under `disaggregated`. Which is better depends on the load, and the table says.
+
 The replicas' speed is chosen for the load, not for the result: so that computing every distinct token just once takes
 LOAD of the fleet's time. What routing does not find in a cache comes on top.
 """
@@ -27,18 +30,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from router import app, config
 from router.errors import ConfigError
+from router.house import House
 from router.sim.caller import Caller, CallFailed
 from router.sim.coding import CodingAgent, coding_conversations, standard_library
 from router.sim.drive import drive
 from router.sim.footprint import BLOCK_TOKENS, Footprint, footprint
 from router.sim.record import Record
 from router.sim.report import Summary, as_json, faults, side_by_side, summarise
+from router.sim.server import roles_of
 from router.sim.text import SHIPPED_TOKENIZER, ChatTemplate, TextError, Tokens
 from router.sim.timing import LLAMA3_70B_H100_TP2
 from router.sim.traces import load_conversations
 from router.sim.workload import Arrivals, Conversation, Workload, schedule
 
 POLICIES = ("round_robin", "cache_aware")
+POOL_POLICIES = ("cache_aware", "disaggregated")  # the first without roles
 MODEL = "sim"
 REPLICAS = 4
 KV_SHARE = 0.4  # of the working set, in all replicas together
@@ -55,9 +61,9 @@ MAX_FILE_REQUESTS = 600
 
 # Below the ephemeral range, with room for the event and replay ports of each replica above.
 FIRST_PORT, LAST_PORT = 20_000, 29_000
-PORT_OFFSETS = tuple(base + replica for base in (0, 1000, 2000) for replica in range(REPLICAS))
 
 START_SECONDS = 30.0
+WARMED = ("prefill", "decode")
 STOP_SECONDS = 5.0
 
 
@@ -69,6 +75,15 @@ class DemoOptions:
     as_json: bool = False
     port: int = 8080
     admin_port: int = 8081
+    roles: tuple[str, ...] = ()  # of replicas in pools; empty: four without
+
+    @property
+    def replicas(self) -> int:
+        return len(self.roles) or REPLICAS
+
+    @property
+    def policies(self) -> tuple[str, str]:
+        return POOL_POLICIES if self.roles else POLICIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +94,7 @@ class Plan:
     blocks: int  # of each replica
     speedup: float
     footprint: Footprint
+    replicas: int = REPLICAS
 
 
 @click.command()
@@ -88,13 +104,20 @@ class Plan:
 @click.option("--json", "as_json", is_flag=True, help="The figures as JSON on standard output.")
 @click.option("--port", default=8080, show_default=True, help="Of the endpoint; another if it is taken.")
 @click.option("--admin-port", default=8081, show_default=True, help="Of metrics and receipts.")
-def command(conversations: Path | None, seed: int, once: bool, as_json: bool, port: int, admin_port: int) -> None:
+@click.option("--pools", metavar="NpMd", help="Prefill and decode replicas, as 2p2d, against as many of both kinds.")
+def command(
+    conversations: Path | None, seed: int, once: bool, as_json: bool, port: int, admin_port: int, pools: str | None
+) -> None:
     """Show round robin and cache-aware routing side by side, on simulated replicas.
 
     No GPU and no download: four simulated replicas, and a coding agent that reads Python's own standard library.
     Takes about a minute and a half, then keeps serving until you press Ctrl-C.
     """
-    options = DemoOptions(conversations, seed, once, as_json, port, admin_port)
+    try:
+        roles = roles_of(pools) if pools else ()
+    except ConfigError as fault:
+        raise click.ClickException(fault.message) from None
+    options = DemoOptions(conversations, seed, once, as_json, port, admin_port, roles)
     try:
         uvloop.run(run_demo(options))
     except* ConfigError as group:  # alone, or from within the task groups of a running house
@@ -114,11 +137,17 @@ async def run_demo(options: DemoOptions) -> None:
     plan = await asyncio.to_thread(make_plan, options)
     _tell_plan(console, plan)
     summaries: list[Summary] = []
-    for policy in POLICIES:
-        last = policy == POLICIES[-1]
+    for policy in options.policies:
+        last = policy == options.policies[-1]
+        roles = options.roles if last else ()
         # The first run takes any port: the asked one must be free for the house that stays.
         ports = (options.port, options.admin_port) if last else (0, 0)
-        async with _replicas(plan, options.seed) as urls, app.running(_settings(policy, urls, ports)) as house:
+        async with (
+            _replicas(plan, options.seed, roles) as urls,
+            app.running(_settings(policy, urls, ports, roles)) as house,
+        ):
+            await _ready(house.url)
+            await _warm(house, roles)
             records = await _run(console, policy, plan.workload, house.url)
             summaries.append(summarise(policy, records))
             for fault in faults(records):
@@ -130,7 +159,7 @@ async def run_demo(options: DemoOptions) -> None:
                 else:
                     console.print(side_by_side(summaries))
                 if not options.once:
-                    _tell_curl(console, house.url, house.admin_url)
+                    _tell_curl(console, house.url, house.admin_url, policy)
                     await asyncio.get_running_loop().create_future()
 
 
@@ -144,10 +173,10 @@ def make_plan(options: DemoOptions) -> Plan:
         source = options.conversations or "the coding agent"
         raise ConfigError([f"{source}: the chat template refuses a conversation: {fault}"]) from fault
     # Two of the longest prompts must fit, whatever the share says, or a replica could not run it.
-    kv_tokens = max(KV_SHARE * filled.distinct_tokens / REPLICAS, 2 * filled.longest_tokens)
+    kv_tokens = max(KV_SHARE * filled.distinct_tokens / options.replicas, 2 * filled.longest_tokens)
     once_seconds = filled.distinct_tokens * LLAMA3_70B_H100_TP2.per_new_token_seconds
-    speedup = once_seconds / (LOAD * REPLICAS * max(1.0, workload.span_seconds))
-    return Plan(workload, 1 + int(kv_tokens / BLOCK_TOKENS), speedup, filled)
+    speedup = once_seconds / (LOAD * options.replicas * max(1.0, workload.span_seconds))
+    return Plan(workload, 1 + int(kv_tokens / BLOCK_TOKENS), speedup, filled, options.replicas)
 
 
 def _conversations(options: DemoOptions) -> tuple[Sequence[Conversation], Arrivals]:
@@ -163,11 +192,11 @@ def _conversations(options: DemoOptions) -> tuple[Sequence[Conversation], Arriva
 
 
 @contextlib.asynccontextmanager
-async def _replicas(plan: Plan, seed: int) -> AsyncIterator[list[str]]:
+async def _replicas(plan: Plan, seed: int, roles: Sequence[str]) -> AsyncIterator[list[str]]:
     """Fresh simulated replicas in a child process: their URLs, once all listen."""
-    port = _free_port()
-    arguments = {
-        "--replicas": REPLICAS,
+    port = _free_port(plan.replicas)
+    arguments: dict[str, object] = {
+        "--replicas": plan.replicas,
         "--port": port,
         "--model": MODEL,
         "--blocks": plan.blocks,
@@ -175,6 +204,8 @@ async def _replicas(plan: Plan, seed: int) -> AsyncIterator[list[str]]:
         "--speedup": f"{plan.speedup:.4f}",
         "--seed": seed,
     }
+    if roles:
+        arguments["--pools"] = f"{roles.count('prefill')}p{roles.count('decode')}d"
     words = [str(word) for pair in arguments.items() for word in pair]
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "router.sim.server", *words, stdout=asyncio.subprocess.PIPE
@@ -188,7 +219,7 @@ async def _replicas(plan: Plan, seed: int) -> AsyncIterator[list[str]]:
             ready = b""
         if not ready:
             raise ConfigError([f"The simulated replicas did not start on port {port} within {START_SECONDS:g} s."])
-        yield [f"http://127.0.0.1:{port + replica}" for replica in range(REPLICAS)]
+        yield [f"http://127.0.0.1:{port + replica}" for replica in range(plan.replicas)]
     finally:
         await _stop(child)
 
@@ -204,16 +235,18 @@ async def _stop(child: asyncio.subprocess.Process) -> None:
         await child.wait()
 
 
-def _settings(policy: str, urls: Sequence[str], ports: tuple[int, int]) -> config.Config:
+def _settings(policy: str, urls: Sequence[str], ports: tuple[int, int], roles: Sequence[str]) -> config.Config:
     port, admin_port = (port if port and _is_free(port) else 0 for port in ports)
     listen = {"host": "127.0.0.1", "port": port, "admin_port": admin_port}
     tokens = {"tokenizer": str(SHIPPED_TOKENIZER)}
-    replicas = [{"id": f"replica-{number}", "url": url} for number, url in enumerate(urls)]
+    names = [f"{role}-{number}" for number, role in enumerate(roles or ["replica"] * len(urls))]
+    replicas: list[dict[str, str]] = [{"id": name, "url": url} for name, url in zip(names, urls, strict=True)]
+    for replica, role in zip(replicas, roles, strict=False):
+        replica["role"] = role
     return config.read(None, {"replicas": replicas, "policy": policy, "listen": listen, "tokens": tokens})
 
 
 async def _run(console: Console, policy: str, workload: Workload, url: str) -> list[Record]:
-    await _ready(url)
     columns = (
         TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
         TextColumn("hit ratio {task.fields[hit]:.0%}"),
@@ -244,6 +277,15 @@ async def _ready(url: str) -> None:
         caller.close()
 
 
+async def _warm(house: House, roles: Sequence[str]) -> None:
+    """Wait until every prefill replica has handed something to every decode replica."""
+    seats = house.roster.present()
+    donors, takers = ([seat for seat, one in zip(seats, roles, strict=False) if one == role] for role in WARMED)
+    async with asyncio.timeout(START_SECONDS):
+        while not all(house.pairs.is_open(donor, taker) for donor in donors for taker in takers):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
 CURL_BODY = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 16})
 
 
@@ -260,16 +302,16 @@ async def _try_curl(url: str) -> dict[str, object]:
 
 
 def _tell_plan(console: Console, plan: Plan) -> None:
-    workload, kv_tokens = plan.workload, (plan.blocks - 1) * BLOCK_TOKENS * REPLICAS
+    workload, kv_tokens = plan.workload, (plan.blocks - 1) * BLOCK_TOKENS * plan.replicas
     console.print(
         f"{len(workload.turns)} requests in {workload.span_seconds:.0f} s, {plan.footprint.distinct_tokens:,} distinct "
-        f"tokens. {REPLICAS} simulated replicas hold {kv_tokens / plan.footprint.distinct_tokens:.0%} of them together "
-        f"({LLAMA3_70B_H100_TP2.source}, {plan.speedup:.2f} times as fast)."
+        f"tokens. {plan.replicas} simulated replicas hold {kv_tokens / plan.footprint.distinct_tokens:.0%} of them "
+        f"together ({LLAMA3_70B_H100_TP2.source}, {plan.speedup:.2f} times as fast)."
     )
 
 
-def _tell_curl(console: Console, url: str, admin_url: str) -> None:
-    console.print(f"\nServing on {url} under {POLICIES[-1]}, metrics on {admin_url}/metrics. Ctrl-C ends. Try:\n")
+def _tell_curl(console: Console, url: str, admin_url: str, policy: str) -> None:
+    console.print(f"\nServing on {url} under {policy}, metrics on {admin_url}/metrics. Ctrl-C ends. Try:\n")
     # Without rich's wrapping and highlighting, so that it can be copied.
     console.print(
         f"curl -i {url}/v1/chat/completions -H 'content-type: application/json' -H 'x-homing-explain: 1' \\\n"
@@ -280,9 +322,10 @@ def _tell_curl(console: Console, url: str, admin_url: str) -> None:
     )
 
 
-def _free_port() -> int:
+def _free_port(replicas: int) -> int:
+    offsets = tuple(base + replica for base in (0, 1000, 2000) for replica in range(replicas))
     for port in range(FIRST_PORT, LAST_PORT, 10):
-        if all(_is_free(port + offset) for offset in PORT_OFFSETS):
+        if all(_is_free(port + offset) for offset in offsets):
             return port
     raise ConfigError([f"No run of free ports between {FIRST_PORT} and {LAST_PORT} for simulated replicas."])
 

@@ -23,7 +23,8 @@ def show(receipt: Json, console: Console) -> None:
     if receipt["fault"]:
         console.print(f"[red]{receipt['fault']}[/red]", highlight=False)
     for number, attempt in enumerate(receipt["attempts"], 1):
-        console.print(f"attempt {number}: {attempt['replica']}, {attempt['ending']}, {attempt['seconds']:.3f} s")
+        leg = f" ({attempt['leg']})" if attempt["leg"] else ""
+        console.print(f"attempt {number}: {attempt['replica']}{leg}, {attempt['ending']}, {attempt['seconds']:.3f} s")
     _show_cache(receipt, console)
     decision = receipt["decision"]
     if decision is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from prometheus_client.metrics_core import Metric
@@ -15,6 +15,7 @@ from router.events.ingest import Ingest
 from router.fleet.health import Health
 from router.fleet.latency import Latency
 from router.fleet.ledger import Ledger
+from router.fleet.pairs import Pairs
 from router.fleet.replica import Seat
 from router.fleet.roster import Roster
 from router.gateway.admission import Admission
@@ -34,8 +35,10 @@ from router.index.base import Trust
 from router.index.memory import MemoryIndex
 from router.keeper import Keeper
 from router.metrics import gauge_family
+from router.policy.pools import handshake_of
 from router.proving import Proving
 from router.seating import Seating
+from router.sharing.redis import Line
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class House:
     admin_url: str
     roster: Roster
     ledger: Ledger
+    pairs: Pairs
     latency: Latency
     journal: Journal[Receipt]
     admission: Admission
@@ -66,6 +70,7 @@ class House:
     holding: Holding | None
     membership: Membership
     sources: tuple[Source, ...]
+    line: Line | None  # to other routers; None: this one works alone
 
 
 def gauges(house: House, lag: LoopLag) -> Callable[[], Iterable[Metric]]:
@@ -73,9 +78,10 @@ def gauges(house: House, lag: LoopLag) -> Callable[[], Iterable[Metric]]:
         leases = gauge_family("homing_leases_open", "Requests in flight, by replica.", ("replica",))
         foreign = gauge_family(
             "homing_foreign_requests",
-            "Requests open on a replica that this router did not send, as it tells.",
+            "Requests open on a replica that no known router sent, as it tells.",
             ("replica",),
         )
+        peers = gauge_family("homing_peer_requests", "Requests other routers have open on a replica.", ("replica",))
         trusts = gauge_family("homing_replica_trust", "1 for the trust each replica has now.", ("replica", "state"))
         coverage = gauge_family(
             "homing_event_coverage_ratio", "Share of the last stored runs whose place was known.", ("replica",)
@@ -84,6 +90,7 @@ def gauges(house: House, lag: LoopLag) -> Callable[[], Iterable[Metric]]:
             name = house.roster.replica(seat).id
             leases.add_metric([name], house.ledger.own_requests(seat))
             foreign.add_metric([name], house.ledger.foreign_requests(seat))
+            peers.add_metric([name], house.ledger.peer_requests(seat))
             coverage.add_metric([name], house.ingest.coverage(seat))
             now = house.trust.of(seat)
             for state in Trust:
@@ -114,12 +121,38 @@ def gauges(house: House, lag: LoopLag) -> Callable[[], Iterable[Metric]]:
             family.add_metric([], value)
             yield family
         yield from truth_families(house.roster, house.accuracy, house.misses)
+        yield from _moved(house)
         yield leases
         yield foreign
+        yield peers
+        if house.line is not None:
+            up = gauge_family("homing_shared_up", "1 while routers hear each other; 0: this one works alone.", ())
+            up.add_metric([], float(house.line.up))
+            routers = gauge_family("homing_shared_routers", "Other routers that share their load with this one.", ())
+            routers.add_metric([], len(house.line.peers))
+            yield up
+            yield routers
         yield trusts
         yield coverage
 
     return read
+
+
+def _moved(house: House) -> Iterable[Metric]:
+    """KV fetched from other replicas, as far as engines tell."""
+    counted = gauge_family(
+        "homing_engine_transfer_bytes", "KV fetched from other replicas, as the replica tells.", ("replica",)
+    )
+    timed = gauge_family("homing_engine_transfer_seconds", "Time it took, as the replica tells.", ("replica",))
+    for seat in house.roster.present():
+        load = house.keeper.kept[seat].load
+        if load is None or load.transfer_bytes is None:
+            continue
+        name = house.roster.replica(seat).id
+        counted.add_metric([name], load.transfer_bytes)
+        timed.add_metric([name], load.transfer_seconds or 0.0)
+    yield counted
+    yield timed
 
 
 def recorded_fleet(house: House, model: str | None, policy: str) -> Mapping[str, object]:
@@ -166,6 +199,10 @@ def replica_entry(house: House, seat: Seat, clock: Clock) -> Mapping[str, object
         "url": replica.url,
         "models": [model.name for model in facts.models],
         "engine": facts.engine,
+        "role": replica.role.value,
+        "handshake": handshake_of(replica, facts),
+        "labels": dict(replica.labels),
+        "takes_over_from": _pairs(house, seat),
         "version": facts.version,
         "rank": replica.rank,
         "prefix_caching": facts.prefix_caching,
@@ -185,8 +222,51 @@ def replica_entry(house: House, seat: Seat, clock: Clock) -> Mapping[str, object
         **truth_entry(house.accuracy, house.misses, seat),
         "open_requests": house.ledger.own_requests(seat),
         "foreign_requests": house.ledger.foreign_requests(seat),
+        "peer_requests": house.ledger.peer_requests(seat),
         "engine_running_requests": None if load is None else load.running_requests,
         "engine_waiting_requests": None if load is None else load.waiting_requests,
+        "engine_transfer_bytes": None if load is None else load.transfer_bytes,
+        "engine_transfer_seconds": None if load is None else load.transfer_seconds,
         "engine_load_age_seconds": None if load is None else clock.now() - kept.loaded_at_seconds,
         "queued_tokens": int(house.ledger.queued_tokens[seat]),
     }
+
+
+def routers_entry(line: Line | None, clock: Clock) -> Mapping[str, object]:
+    """Who else there is, for GET /homing/routers."""
+    if line is None:
+        return {"shared": None, "routers": []}
+    now = clock.now()
+    return {
+        "shared": {
+            "redis_url": line.where,
+            "channel": line.channel,
+            "router": line.router,
+            "boot": line.boot,
+            "up": line.up,
+            "for_seconds": now - line.changed_at_seconds,
+            "why": line.why,
+        },
+        "routers": [
+            {
+                "router": peer.router,
+                "boot": peer.boot,
+                "heard_seconds_ago": now - peer.heard_at_seconds,
+                "torn": peer.torn,
+                "gaps": peer.gaps,
+                **asdict(peer.total),
+            }
+            for peer in line.peers.all()
+        ],
+    }
+
+
+def _pairs(house: House, taker: Seat) -> Mapping[str, object]:
+    """By donor: what the pair is expected to take, of the pairs that carry requests to this replica."""
+    found: dict[str, object] = {}
+    for donor in house.roster.present():
+        if house.pairs.is_open(donor, taker):
+            fixed, per_token = house.pairs.figures(donor, taker)
+            figures = {"fixed_seconds": fixed, "seconds_per_1000_tokens": 1000 * per_token}
+            found[house.roster.replica(donor).id] = figures
+    return found

@@ -296,6 +296,7 @@ class Keeper:
         rooms.accuracy.restarted(seat)
         rooms.rates.forget(seat)
         rooms.sessions.forget(seat)
+        rooms.pairs.forget(seat)
         rooms.guessed.clear(seat)
         rooms.newcomers.came(seat, self._clock.now())
         self._prover.restarted(seat)

@@ -113,7 +113,16 @@ class Metrics:
         self.unjudged = Tally("homing_unjudged", "Finished requests that could not be judged.", "cause")
         self.splices = Tally("homing_splices", "Edits made to a client's body (R 1.1).", "splice")
         self.retries = Tally("homing_retries", "Attempts after the first.", "replica", "reason")
+        self.splits = Tally("homing_splits", "Requests split over two replicas, and why.", "model", "rule")
+        self.leg_ends = Tally("homing_legs", "Ends of the legs of split requests.", "replica", "leg", "outcome")
+        self.legs = Histogram(
+            "homing_leg_seconds",
+            "Of split requests: prefill, sent to computed; handover, computed to the first token of the other replica.",
+            "leg",
+            TTFT_BUCKETS,
+        )
         self.events = Tally("homing_kv_events", "KV event batches and what became of them.", "replica", "outcome")
+        self.shared = Tally("homing_shared_messages", "Messages between routers, and what became of them.", "outcome")
         self.ttft = Histogram(
             "homing_time_to_first_token_seconds",
             "Request read to first token, as the client sees it.",

@@ -22,6 +22,7 @@ from router.fleet.health import Health
 from router.fleet.latency import Latency
 from router.fleet.ledger import Ledger
 from router.fleet.newcomers import Newcomers
+from router.fleet.pairs import Pairs
 from router.fleet.rates import Rates
 from router.fleet.replica import Replica, ReplicaId, Seat
 from router.fleet.restarts import Restarts
@@ -62,6 +63,7 @@ class Rooms:
     admission: Admission
     metrics: Metrics
     misses: Misses
+    pairs: Pairs
     upstreams: dict[Seat, Upstream]
 
 
@@ -135,8 +137,10 @@ class Seating:
         rooms.counters.leave(seat)
         rooms.rates.forget(seat)
         rooms.sessions.forget(seat)
+        rooms.pairs.forget(seat)
         rooms.trust.leave(seat)
         rooms.ledger.foreign(seat, 0)
+        rooms.ledger.peers(seat, 0, 0, 0)
         upstream = rooms.upstreams.pop(seat)
         upstream.retire()
         self._gone.append(_Gone(seat, kept.replica.id, upstream))

@@ -91,9 +91,23 @@ def test_check_covers_where_replicas_are_found(tmp_path: Path) -> None:
     assert f"{listed} (1 now), more from pods in namespace models by context fake" in told.output
 
 
+def test_check_covers_where_load_is_shared(tmp_path: Path) -> None:
+    path = tmp_path / "homing.yaml"
+    path.write_text("replicas: [{url: 'http://a:8000'}]\nshared: {redis_url: 'redis://cache:6379/0', name: blue}")
+    told = homing("check", str(path))
+    assert told.exit_code == 0
+    assert "Load is shared through redis://cache:6379/0 as blue (not asked)." in told.output
+    path.write_text("replicas: [{url: 'http://a:8000'}]\nshared: {redis_url: 'cache:6379', redis: yes}")
+    told = homing("check", str(path))
+    assert told.exit_code == 1
+    assert "shared.redis_url: 'cache:6379' is not a Redis address; write redis://HOST:6379/0" in told.output
+    assert "shared.redis: no such key. Did you mean redis_url?" in told.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
+        (("--redis", "http://cache"), "'http://cache' is not a Redis address; write redis://HOST:6379/0"),
         (("--pods", "app=vllm", "--service", "vllm"), "by selector (app=vllm) or by service (vllm), one of the two"),
         (("--namespace", "llm"), "by selector (app=vllm) or by service (vllm), one of the two"),
         (("--pods", " "), "selector is empty, which would be every pod"),

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from router import config
+from router.discovery import static
 from router.errors import ConfigError
+from router.fleet.replica import Role
 
 GOOD = """
 replicas:
@@ -96,3 +98,41 @@ def test_keys_come_from_the_file_and_the_environment(tmp_path: Path, monkeypatch
     )
     assert read.auth.api_keys() == frozenset(("one", "two"))
     assert read.auth.replica_api_key() == "secret"
+
+
+def test_a_password_for_redis_comes_from_its_variable_and_is_never_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "homing.yaml"
+    path.write_text("replicas: [{url: 'http://a:8000'}]\nshared: {redis_url: 'redis://me:hunter2@cache:6379'}")
+    with pytest.raises(ConfigError, match=r"has a password; name its variable in shared\.password_env") as fault:
+        config.read(path, {})
+    assert "hunter2" not in str(fault.value)
+    path.write_text("replicas: [{url: 'http://a:8000'}]\nshared: {redis_url: 'redis://c', password_env: REDIS_WORD}")
+    with pytest.raises(ConfigError, match=r"shared\.password_env: the environment has no REDIS_WORD"):
+        config.read(path, {})
+    monkeypatch.setenv("REDIS_WORD", "hunter2")
+    read = config.read(path, {"shared": {"redis_url": "rediss://other:1"}})
+    assert (read.shared.redis_url, read.shared.password()) == ("rediss://other:1", "hunter2")
+
+
+def test_a_replica_tells_its_role_how_it_moves_kv_and_where_it_stands(tmp_path: Path) -> None:
+    file = tmp_path / "homing.yaml"
+    file.write_text(
+        "replicas:\n"
+        "  - {url: 'http://p:8000', role: prefill, handshake: mooncake, bootstrap_port: 8999, labels: {zone: a}}\n"
+        "  - {url: 'http://d:8000', role: decode}\n"
+        "  - {url: 'http://b:8000'}\n"
+    )
+    first, second, third = static.replicas(config.read(file, {}).replicas)
+    assert (first.role, first.handshake, first.bootstrap_port, first.labels) == (
+        Role.PREFILL,
+        "mooncake",
+        8999,
+        {"zone": "a"},
+    )
+    assert (second.role, second.handshake) == (Role.DECODE, None)
+    assert third.role is Role.BOTH
+    file.write_text("replicas:\n  - {url: 'http://p:8000', role: decoder}\n")
+    with pytest.raises(ConfigError, match=r"replicas\.0\.role"):
+        config.read(file, {})

@@ -17,16 +17,17 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"demo", "explain", "lab"}),
     frozenset({"process"}),
     frozenset({"app"}),
-    frozenset({"house", "control"}),
+    frozenset({"housekeeping"}),
+    frozenset({"house", "control", "sources"}),
     frozenset({"keeper", "proving"}),
     frozenset({"seating", "doctor"}),
     frozenset({"gateway", "discovery", "sim"}),
     frozenset({"engines"}),
-    frozenset({"policy", "events"}),
+    frozenset({"policy", "events", "sharing"}),
     frozenset({"index"}),
     frozenset({"prompt", "fleet"}),
     frozenset({"clock", "config", "metrics"}),
-    frozenset({"errors"}),
+    frozenset({"errors", "addresses"}),
 )
 
 # The files that touch the outside: sockets, files, clocks, threads. Everything else only decides.
@@ -38,6 +39,7 @@ EDGES = frozenset(
             "process.py",
             "app.py",
             "house.py",
+            "housekeeping.py",
             "control.py",
             "keeper.py",
             "proving.py",
@@ -47,9 +49,10 @@ EDGES = frozenset(
         *("prompt/template.py", "prompt/tokenizer.py", "prompt/source.py", "prompt/read.py", "prompt/engine.py"),
         "prompt/lru.py",  # a lock: the reading threads share it
         *("events/zmq.py", "events/pace.py", "events/streams.py"),
+        "sharing/redis.py",
         *("policy/load.py", "lab/compare.py", "lab/record.py", "lab/run.py", "lab/simulate.py"),
         *("sim/server.py", "sim/replica.py", "sim/publish.py", "sim/routes.py", "sim/generate.py", "sim/asgi.py"),
-        *("sim/text.py", "sim/caller.py", "sim/drive.py", "sim/train_tokenizer.py"),
+        *("sim/transfers.py", "sim/text.py", "sim/caller.py", "sim/drive.py", "sim/train_tokenizer.py"),
     }
 )
 EDGE_ROOMS = frozenset({"gateway", "discovery", "doctor"})
@@ -132,7 +135,7 @@ def test_the_sim_shares_no_hashing_or_index_with_the_router(path: Path) -> None:
 @named(FILES)
 def test_functions_import_nothing_but_optional_packages(path: Path) -> None:
     tree = ast.parse(path.read_text())
-    optional = {"kubernetes", "urllib3"}
+    optional = {"kubernetes", "urllib3", "redis"}
     for function in ast.walk(tree):
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
             for node in ast.walk(function):

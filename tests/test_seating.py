@@ -16,6 +16,7 @@ from router.fleet.health import Health
 from router.fleet.latency import PRIOR_SECONDS, Latency
 from router.fleet.ledger import Ledger
 from router.fleet.newcomers import Newcomers
+from router.fleet.pairs import Pairs
 from router.fleet.rates import Rates
 from router.fleet.replica import Replica, ReplicaId, Seat
 from router.fleet.roster import Roster
@@ -57,6 +58,7 @@ class House:
             admission=cast(Admission, SimpleNamespace(nudge=lambda: None)),
             metrics=Metrics(),
             misses=Misses(index, ingest, accuracy, counters, silence),
+            pairs=Pairs(),
             upstreams={},
         )
         self.seating = Seating(Config.model_construct(), self.rooms, self.clock)
@@ -102,6 +104,7 @@ def test_whoever_takes_a_seat_begins_without_a_past() -> None:
     rooms.latency.observe(seat, 0.004)
     rooms.accuracy.judge(seat, predicted_tokens=64, reported_tokens=0, block_size_tokens=16, stream=Trust.EXACT)
     rooms.rates.observe("m", seat, streamed=True, uncached_tokens=1000, ttft_seconds=0.01, predicted_queue_seconds=0.0)
+    rooms.pairs.opened(seat, Seat(7))
     house.seating.rise(seat)
     rooms.sessions.bind("talk", seat, house.clock.now())  # by an answer that came after it had left
     house.later(KEPT_SECONDS)
@@ -109,6 +112,7 @@ def test_whoever_takes_a_seat_begins_without_a_past() -> None:
     assert rooms.latency.seconds(np.array([seat])).tolist() == [PRIOR_SECONDS]
     assert (int(rooms.accuracy.judged[seat]), rooms.accuracy.truth(seat)) == (0, Trust.EXACT)
     assert rooms.sessions.get("talk", house.clock.now()) is None
+    assert not rooms.pairs.open_between(np.array([seat]), np.array([7])).any()
     assert rooms.rates.tokens_per_second("m", np.array([seat]))[0] == rooms.rates.model_tokens_per_second("m")
 
 

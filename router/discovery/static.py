@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from router.config import Engine, ReplicaSettings
-from router.fleet.replica import EventAddress, Replica, ReplicaId
+from router.config import Engine, KvHandshake, ReplicaSettings
+from router.fleet.replica import EventAddress, Replica, ReplicaId, Role
 
 
 def replicas(settings: Sequence[ReplicaSettings]) -> tuple[Replica, ...]:
@@ -16,6 +16,10 @@ def replicas(settings: Sequence[ReplicaSettings]) -> tuple[Replica, ...]:
             url=one.url,
             events=EventAddress(one.events, one.replay, one.topic) if one.events else None,
             engine=None if one.engine is Engine.AUTO else one.engine.value,
+            role=Role(one.role.value),
+            labels=one.labels,
+            handshake=None if one.handshake is KvHandshake.AUTO else one.handshake.value,
+            bootstrap_port=one.bootstrap_port,
         )
         for one in settings
     )

@@ -25,6 +25,7 @@ from router.doctor.fleet import judge_fleet, judge_policy
 from router.doctor.homing import PATH, Entry
 from router.doctor.read import Shelf
 from router.doctor.report import as_json, show
+from router.doctor.shared import judge_shared
 from router.engines import sglang
 from router.engines.base import Dialect
 from router.engines.vllm import Vllm
@@ -143,7 +144,11 @@ async def examine(
     finally:
         sockets.destroy(linger=0)
     known = [examination.known for examination in examinations if examination.known is not None]
-    fleet = (judge_policy(settings.policy, load.load), *(judge_fleet(known) if len(examinations) > 1 else ()))
+    fleet = (
+        judge_policy(settings.policy, load.load),
+        *await judge_shared(settings.shared, timeout_seconds),
+        *(judge_fleet(known) if len(examinations) > 1 else ()),
+    )
     return Report(tuple(reports[examination.replica.id] for examination in examinations), fleet)
 
 

@@ -70,7 +70,14 @@ class Examination:
     def _filled(self) -> list[Finding]:
         """With every check of a replica that was not reached."""
         made = {finding.check for finding in self.findings}
-        of_fleet = (Check.POLICY, Check.SAME_MODEL, Check.SAME_VERSION, Check.SAME_BLOCK_SIZE, Check.DISTINCT)
+        of_fleet = (
+            Check.POLICY,
+            Check.SHARED,
+            Check.SAME_MODEL,
+            Check.SAME_VERSION,
+            Check.SAME_BLOCK_SIZE,
+            Check.DISTINCT,
+        )
         missing = [check for check in Check if check not in made and check not in (*of_fleet, Check.HOMING)]
         return [*self.findings, *(skipped(check, UNREACHED) for check in missing)]
 

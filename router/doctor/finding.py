@@ -45,6 +45,7 @@ class Check(StrEnum):
 
     # Over several replicas
     POLICY = "policy"
+    SHARED = "shared"  # the Redis between routers answers
     SAME_MODEL = "same_model"
     SAME_VERSION = "same_version"
     SAME_BLOCK_SIZE = "same_block_size"

@@ -22,6 +22,9 @@ class EngineLoad:
     # Counters since the process began: prompt tokens looked up in the prefix cache, and found there.
     prefix_queries_tokens: int | None = None
     prefix_hits_tokens: int | None = None
+    # Likewise, KV it fetched from other replicas.
+    transfer_bytes: int | None = None
+    transfer_seconds: float | None = None
 
 
 class Dialect(Protocol):

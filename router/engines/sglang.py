@@ -176,6 +176,7 @@ class Sglang:
             version=told.version,
             ranks=told.kv_events.dp_size if told.kv_events is not None else told.dp_size,
             engine=NAME,
+            handshake=NAME,
         )
         return facts, tuple(remarks)
 

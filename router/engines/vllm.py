@@ -127,6 +127,10 @@ def parse_loads(text: str) -> dict[int, EngineLoad]:
             load = replace(load, prefix_queries_tokens=(load.prefix_queries_tokens or 0) + count)
         elif name == _HITS:
             load = replace(load, prefix_hits_tokens=(load.prefix_hits_tokens or 0) + count)
+        elif name == _MOVED:
+            load = replace(load, transfer_bytes=(load.transfer_bytes or 0) + count)
+        elif name == _MOVING:
+            load = replace(load, transfer_seconds=(load.transfer_seconds or 0.0) + value)
         else:
             load = replace(load, used_ratio=value)
         loads[engine] = load
@@ -224,6 +228,7 @@ class Vllm:
             version=read(self.version_path, parse_version),
             ranks=self._ranks(answers),
             engine=NAME,
+            handshake="nixl",  # Mooncake does not show: it has to be configured
         )
         return facts, tuple(remarks)
 
@@ -253,7 +258,9 @@ _WAITING = "vllm:num_requests_waiting"
 _CACHE = "vllm:cache_config_info"
 _QUERIES = "vllm:prefix_cache_queries_total"
 _HITS = "vllm:prefix_cache_hits_total"
-_LOADS = frozenset({_RUNNING, _WAITING, _QUERIES, _HITS, "vllm:kv_cache_usage_perc"})
+_MOVED = "vllm:nixl_bytes_transferred_sum"
+_MOVING = "vllm:nixl_xfer_time_seconds_sum"
+_LOADS = frozenset({_RUNNING, _WAITING, _QUERIES, _HITS, _MOVED, _MOVING, "vllm:kv_cache_usage_perc"})
 _WANTED = frozenset({"process_start_time_seconds", _RUNNING, _WAITING, _QUERIES, _HITS, _CACHE})
 
 

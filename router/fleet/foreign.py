@@ -21,6 +21,10 @@ price (half a millisecond), spreads equals, and is what the fewest-open rules co
 
 A body of several prompts or choices is one lease and several requests to the engine. The rest of them is counted as
 foreign, which is what it is: work our leases do not tell of.
+
+What other routers tell of their own leases (`Ledger.peers`) is known, so it is no more foreign than ours: it stands in
+the same peaks. It comes some tens of milliseconds late, so a request of theirs that a scrape overtook is foreign until
+the next one: it counts twice for a round, in open requests alone.
 """
 
 from __future__ import annotations

@@ -9,8 +9,13 @@ An entry charges its seat in two phases (R 5.3):
 `open_requests` counts both. A streamed request tells its first token. Of another we see nothing before the end, so its
 prefill charge moves to decode at the predicted end of its prefill, when `advance` passes that moment.
 
-What others send to a replica past this router stands in `open_requests` too, as far as it is known (`foreign`): one
-addition when it is learned, none when a decision reads the column. `own_requests` leaves it out.
+What others send to a replica past this router stands in the columns too, as far as it is known: one addition when it is
+learned, none when a decision reads a column.
+
+- `peers`: what other routers tell of their own ledgers, in all three columns;
+- `foreign`: requests that the replica itself tells of and nobody else, in `open_requests`.
+
+`own` and `own_requests` leave both out.
 
 Charges are whole numbers and an entry remembers exactly what it added, so after all leases are closed every column is
 exactly zero, whatever the order in which they ended. The columns are floats, which hold whole numbers exactly up to
@@ -49,8 +54,8 @@ class Entry(msgspec.Struct, gc=False):
 
 
 class Ledger:
-    """Entries and their sums by seat. Requests change it through `open`, `first_token`, `advance` and `close`, scrapes
-    of the replicas' own load through `foreign`.
+    """Entries and their sums by seat. Requests change it through `open`, `first_token`, `advance` and `close`, other
+    routers through `peers`, scrapes of the replicas' own load through `foreign`.
 
     The three columns are replaced when a new seat makes them grow: index them afresh, `ledger.queued_tokens[seats]`.
     """
@@ -59,7 +64,11 @@ class Ledger:
         self.queued_tokens: FloatArray = np.zeros(FIRST_ROWS)
         self.context_tokens: FloatArray = np.zeros(FIRST_ROWS)
         self.open_requests: FloatArray = np.zeros(FIRST_ROWS)
-        self._foreign: list[int] = [0] * FIRST_ROWS
+        self._foreign: FloatArray = np.zeros(FIRST_ROWS)
+        self._peer_queued: FloatArray = np.zeros(FIRST_ROWS)
+        self._peer_context: FloatArray = np.zeros(FIRST_ROWS)
+        self._peer_requests: FloatArray = np.zeros(FIRST_ROWS)
+        self.all_peer_requests = 0  # over all seats
         self._peaks: list[int] = [0] * FIRST_ROWS  # most in `open_requests` since last asked
         self._entries: dict[LeaseId, Entry] = {}
         self._ends: list[tuple[float, LeaseId]] = []  # predicted ends of prefill; closed leases are dropped late
@@ -82,9 +91,11 @@ class Ledger:
         self.queued_tokens = grown(self.queued_tokens, rows)
         self.context_tokens = grown(self.context_tokens, rows)
         self.open_requests = grown(self.open_requests, rows)
-        new_rows = len(self.open_requests) - len(self._peaks)
-        self._foreign += [0] * new_rows
-        self._peaks += [0] * new_rows
+        self._foreign = grown(self._foreign, rows)
+        self._peer_queued = grown(self._peer_queued, rows)
+        self._peer_context = grown(self._peer_context, rows)
+        self._peer_requests = grown(self._peer_requests, rows)
+        self._peaks += [0] * (len(self.open_requests) - len(self._peaks))
 
     def open(
         self,
@@ -142,24 +153,48 @@ class Ledger:
             heapq.heapify(self._ends)
         return True
 
+    def peers(self, seat: Seat, requests: int, queued_tokens: int, context_tokens: int) -> None:
+        """So much have all other routers together open there, as they told last."""
+        more = requests - int(self._peer_requests.item(seat))
+        self.all_peer_requests += more
+        count = int(self.open_requests.item(seat)) + more
+        self.open_requests[seat] = count
+        self._peaks[seat] = max(self._peaks[seat], count)
+        self.queued_tokens[seat] += queued_tokens - self._peer_queued.item(seat)
+        self.context_tokens[seat] += context_tokens - self._peer_context.item(seat)
+        self._peer_requests[seat] = requests
+        self._peer_queued[seat] = queued_tokens
+        self._peer_context[seat] = context_tokens
+
+    def peer_requests(self, seat: Seat) -> int:
+        return int(self._peer_requests.item(seat))
+
     def foreign(self, seat: Seat, requests: int) -> None:
-        """So many requests are open there that are not ours, as far as is known now."""
-        more = requests - self._foreign[seat]
+        """So many requests are open there that are neither ours nor another router's, as far as is known now."""
+        more = requests - self.foreign_requests(seat)
         self._foreign[seat] = requests
         self.open_requests[seat] += more
         self._peaks[seat] += more
 
     def foreign_requests(self, seat: Seat) -> int:
-        return self._foreign[seat]
+        return int(self._foreign.item(seat))
 
     def own_requests(self, seat: Seat) -> int:
         """Leases open on the seat."""
-        return int(self.open_requests.item(seat)) - self._foreign[seat]
+        return int(self.open_requests.item(seat) - self._foreign.item(seat) - self._peer_requests.item(seat))
+
+    def own(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """What our leases charge, by seat: open requests, queued tokens, context tokens. New arrays."""
+        return (
+            self.open_requests - self._foreign - self._peer_requests,
+            self.queued_tokens - self._peer_queued,
+            self.context_tokens - self._peer_context,
+        )
 
     def take_peak(self, seat: Seat) -> int:
-        """The most leases that were open there at one time since this was last asked."""
+        """The most requests, ours and other routers', that were open there at one time since this was last asked."""
         peak, self._peaks[seat] = self._peaks[seat], int(self.open_requests.item(seat))
-        return peak - self._foreign[seat]
+        return peak - self.foreign_requests(seat)
 
     def entries(self, seat: Seat) -> list[Entry]:
         """What is open on a seat, oldest first. Walks all entries: for people, not for decisions."""

@@ -82,11 +82,22 @@ class _ModelRates:
         self._prior_log = math.log(prior)
         self._clamp = clamp
         self._all = _Median(MODEL_WINDOW)
+        self._median_log = self._prior_log  # of `_all`; counts for nothing while that is empty
         self._by_seat: dict[Seat, _Median] = {}
         self._seat_log: FloatArray = np.zeros(0)  # median of the seat's own log rates
         self._seat_count: FloatArray = np.zeros(0)
         self.model_tokens_per_second = prior
         self.tokens_per_second: FloatArray = np.zeros(0)
+
+    def expect(self, rate: float) -> None:
+        """Where the rate starts, in place of the prior, with its weight: what is seen here soon counts for more."""
+        self._prior_log = math.log(rate)
+        self._settle()
+
+    @property
+    def observed(self) -> tuple[float, int]:
+        """The median of the last observations, prior left out, and how many they are. Of none: the prior."""
+        return math.exp(self._median_log), len(self._all)
 
     def cover(self, rows: int) -> None:
         self._seat_log = grown(self._seat_log, rows)
@@ -98,9 +109,12 @@ class _ModelRates:
         own = self._by_seat.setdefault(seat, _Median(REPLICA_WINDOW))
         self._seat_log[seat] = own.add(log_rate)
         self._seat_count[seat] = len(own)
-        median_log = self._all.add(log_rate)
+        self._median_log = self._all.add(log_rate)
+        self._settle()
+
+    def _settle(self) -> None:
         count = len(self._all)
-        model_log = (PRIOR_WEIGHT * self._prior_log + count * median_log) / (PRIOR_WEIGHT + count)
+        model_log = (PRIOR_WEIGHT * self._prior_log + count * self._median_log) / (PRIOR_WEIGHT + count)
         self.model_tokens_per_second = math.exp(model_log)
         apart: FloatArray = self._seat_count * (self._seat_log - model_log) / (MODEL_WEIGHT + self._seat_count)
         apart = np.sign(apart) * np.maximum(np.abs(apart) - LEAST_DEVIATION, 0.0)
@@ -113,7 +127,8 @@ class _ModelRates:
 
 
 class Rates:
-    """Learned prefill rates by model and seat. Only the account of a finished request feeds them."""
+    """Learned prefill rates by model and seat. Only the account of a finished request feeds them; what other routers
+    have seen (`expect`) moves no more than where a model starts."""
 
     def __init__(
         self,
@@ -169,6 +184,20 @@ class Rates:
         rates.observe(seat, math.log(min(max(rate, slowest), fastest)))
         self.version += 1
         return True
+
+    def observed(self) -> list[tuple[str, float, int]]:
+        """Of each model that was observed here: its name, the median rate, and of how many observations."""
+        told = ((model, *rates.observed) for model, rates in self._models.items())
+        return [(model, rate, count) for model, rate, count in told if count]
+
+    def expect(self, model: str, tokens_per_second: float) -> None:
+        """Others have seen the model run at this rate: it starts there, in place of the prior."""
+        rates = self._models.get(model)
+        if rates is None:
+            rates = self._models[model] = _ModelRates(self._prior, self._clamp)
+        slowest, fastest = self._clamp
+        rates.expect(min(max(tokens_per_second, slowest), fastest))
+        self.version += 1
 
     def forget(self, seat: Seat) -> None:
         """The replica restarted, perhaps on another machine: it starts at its models' rates again."""

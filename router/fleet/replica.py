@@ -49,6 +49,9 @@ class Replica:
     engine: str | None = None  # whose language it speaks, as configured; None: to be recognised
     ranks: int | None = None  # data-parallel engines behind the url, for a server that does not tell; None: ask it
     rank: int | None = None  # which data-parallel engine behind the url; None: the url has one engine
+    handshake: str | None = None  # how it moves KV to or from others, as configured; None: as its engine does if it has
+    # a role, else not at all
+    bootstrap_port: int | None = None  # of its side of that handshake; None: the handshake's own default
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +78,4 @@ class Facts:
     version: str | None = None
     ranks: int | None = None  # data-parallel engines behind the address, each a replica of its own
     engine: str | None = None  # the name of the dialect it speaks
+    handshake: str | None = None  # how its engine moves KV unless configured otherwise

@@ -128,6 +128,7 @@ class Roster:
             version=_said(facts.version, old.version),
             ranks=_said(facts.ranks, old.ranks),
             engine=_said(facts.engine, old.engine),
+            handshake=_said(facts.handshake, old.handshake),
         )
         if new == old:
             return Changes()

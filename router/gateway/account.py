@@ -15,15 +15,19 @@ from router.errors import NoReplica, Overloaded, UpstreamTimeout
 from router.events.ingest import Ingest
 from router.events.silence import Silence
 from router.fleet.ledger import Ledger
+from router.fleet.pairs import Pairs
 from router.fleet.rates import Rates
 from router.fleet.sessions import Sessions
 from router.gateway.exchange import Exchange
 from router.gateway.headers import RawHeaders, first
 from router.gateway.holding import Holding
 from router.gateway.journal import Journal
+from router.gateway.legs import charged_alone, handed_over, note_legs, prefill_leg
 from router.gateway.misses import Missed, Misses
 from router.gateway.receipts import Receipt, Receipts, Tried
 from router.gateway.recorder import Recorder
+from router.gateway.stream import Usage
+from router.gateway.told import receipt_of
 from router.gateway.trust import EffectiveTrust
 from router.index.accuracy import Accuracy, Unjudged, Verdict
 from router.index.base import Trust
@@ -33,7 +37,7 @@ from router.index.in_flight import InFlight
 from router.index.open_blocks import OpenBlocks
 from router.index.recent import OpenLeases
 from router.metrics import Metrics, Outcome
-from router.policy.decision import Decision
+from router.policy.split import Decision, Split
 from router.prompt.blocks import BlockHashes
 from router.prompt.prompt import Unpredicted
 from router.prompt.request import Endpoint
@@ -64,6 +68,7 @@ class Books:
     misses: Misses
     counters: Counters
     open_blocks: OpenBlocks | None = None  # kept only for a policy that reads them
+    pairs: Pairs | None = None  # kept only for a policy that splits
     recorder: Recorder = field(default_factory=Recorder)
     holding: Holding | None = None  # told of room, where the policy holds requests
 
@@ -89,14 +94,21 @@ class Account:
         )
 
     def open(self, exchange: Exchange, decision: Decision, now_seconds: float) -> None:
-        """Charge the chosen replica with the request."""
+        """Charge the chosen replica with the request; of a split one both, the donor through an exchange of its own."""
         request, prompt, books = exchange.request, exchange.prompt, self._books
         assert request is not None
         assert prompt is not None
         seat, uncached_tokens = decision.seat, decision.uncached_tokens
-        predicted_tokens = exchange.predicted_cached_tokens = decision.predicted_cached_tokens
-        expected_tokens = exchange.expected_cached_tokens = decision.expected_cached_tokens
-        queue_seconds = exchange.queue_seconds = decision.queue_seconds
+        exchange.predicted_cached_tokens = decision.predicted_cached_tokens
+        exchange.expected_cached_tokens = decision.expected_cached_tokens
+        here = charged_alone(decision)
+        exchange.donor = None
+        if isinstance(decision, Split):
+            exchange.donor, uncached_tokens = prefill_leg(exchange), 0  # the taker computes nothing
+            self.open(exchange.donor, decision.prefill, now_seconds)
+            books.metrics.splits.add(exchange.model, decision.rule)
+        predicted_tokens, expected_tokens = here.predicted_cached_tokens, here.expected_cached_tokens
+        exchange.queue_seconds = decision.queue_seconds
         output_tokens = request.max_output_tokens
         lease = books.ledger.open(
             seat,
@@ -105,7 +117,7 @@ class Account:
             output_tokens_estimate=min(output_tokens or OUTPUT_TOKENS_ESTIMATE, OUTPUT_TOKENS_ESTIMATE),
             streamed=request.stream,
             now_seconds=now_seconds,
-            prefill_ends_at_seconds=0.0 if request.stream else now_seconds + queue_seconds + decision.prefill_seconds,
+            prefill_ends_at_seconds=0.0 if request.stream else now_seconds + decision.first_token_seconds,
         )
         exchange.decision, exchange.lease, exchange.sent_seconds = decision, lease, now_seconds
         exchange.attempting, exchange.sent = True, None
@@ -141,8 +153,9 @@ class Account:
     def attempt_failed(self, exchange: Exchange, why: str, now_seconds: float) -> None:
         """The attempt under way came to nothing: everything it charged goes."""
         self._note_attempt(exchange, why, now_seconds)
-        if exchange.lease is not None:
-            self._books.recent.withdraw(exchange.lease)
+        for one in (exchange, exchange.donor):
+            if one is not None and one.lease is not None:
+                self._books.recent.withdraw(one.lease)
         self.release(exchange)
 
     def retried(self, exchange: Exchange, reason: str) -> None:
@@ -159,6 +172,8 @@ class Account:
             exchange.first_token_seconds = now
             exchange.token_row = metrics.inter_token.row(exchange.model)
             metrics.ttft.observe(metrics.ttft.row(exchange.model), now - exchange.arrived_seconds)
+            if exchange.donor is not None:
+                handed_over(exchange, exchange.donor, metrics, self._books.pairs, now)
             if exchange.lease is not None:
                 self._books.ledger.first_token(exchange.lease)
                 self._books.recent.first_token(exchange.lease, now)
@@ -168,6 +183,10 @@ class Account:
 
     def release(self, exchange: Exchange) -> None:
         """Give back what the attempt under way charged. Again: nothing."""
+        if exchange.donor is not None:
+            if exchange.carried is not None and exchange.carried.prefill is not None:
+                exchange.carried.prefill.cancel()  # nobody waits for it any more; once it is done: nothing
+            self.release(exchange.donor)
         lease = exchange.lease
         if lease is None or not self._books.ledger.close(lease):
             return
@@ -192,11 +211,14 @@ class Account:
         if served:
             self._note_attempt(exchange, "client hung up" if gone else _ending(exchange), now)
         outcome = exchange.outcome = Outcome.CLIENT_GONE if gone else _outcome(exchange)
-        verdict = self._reconcile(exchange) if served and outcome is Outcome.OK else None
+        leg = exchange.donor  # of a split request it alone is judged: what the taker reports is not its cache's doing
+        verdict = leg.verdict if leg is not None else None
+        if leg is None and served and outcome is Outcome.OK:
+            verdict = self._reconcile(exchange)
         decision = exchange.decision
         replica = decision.replica if decision is not None else NO_REPLICA_LABEL
         books.metrics.requests.add(exchange.model, replica, outcome)
-        receipt = _receipt(exchange, outcome, verdict, now)
+        receipt = receipt_of(exchange, outcome, verdict, now)
         books.receipts.add(receipt)
         books.journal.write(receipt)
         if books.recorder.recording is not None and outcome is not Outcome.CLIENT_ERROR:
@@ -209,13 +231,29 @@ class Account:
         told = [(b"x-homing-request-id", exchange.id.encode())]
         if exchange.decision is not None:
             told.append((b"x-homing-replica", exchange.decision.replica.encode()))
+            if isinstance(exchange.decision, Split):
+                told.append((b"x-homing-prefill-replica", exchange.decision.prefill.replica.encode()))
             told.append((b"x-homing-predicted-cached-tokens", b"%d" % exchange.predicted_cached_tokens))
         return told
 
     def _note_attempt(self, exchange: Exchange, ending: str, now_seconds: float) -> None:
         assert exchange.decision is not None
         exchange.attempting = False
+        if exchange.donor is not None:
+            note_legs(exchange, exchange.donor, ending, now_seconds)
+            return
         exchange.attempts.append(Tried(exchange.decision.replica, ending, now_seconds - exchange.sent_seconds))
+
+    def computed(self, exchange: Exchange, usage: Usage | None) -> None:
+        """The donor of a split request has computed the prompt, and reported this."""
+        leg, now = exchange.donor, self._clock.now()
+        if leg is None or leg.lease is None:
+            return  # the attempt is over
+        leg.usage, leg.first_token_seconds = usage, now
+        metrics = self._books.metrics
+        metrics.legs.observe(metrics.legs.row("prefill"), now - leg.sent_seconds)
+        leg.verdict = self._reconcile(leg)
+        self.release(leg)
 
     def _reconcile(self, exchange: Exchange) -> Verdict:
         """Hold what the replica reports against what was predicted, and learn from it (R 5)."""
@@ -338,53 +376,3 @@ def _outcome(exchange: Exchange) -> Outcome:
     if status == 429:
         return Outcome.OVERLOAD
     return Outcome.OK if status < 400 else Outcome.CLIENT_ERROR
-
-
-def _receipt(exchange: Exchange, outcome: Outcome, verdict: Verdict | None, now_seconds: float) -> Receipt:
-    prompt, usage = exchange.prompt, exchange.usage
-    first_token = exchange.first_token_seconds
-    return Receipt(
-        request_id=exchange.id,
-        client_request_id=exchange.client_id,
-        endpoint=exchange.endpoint.value,
-        model=exchange.model,
-        received_at_wall_seconds=exchange.arrived_wall_seconds,
-        outcome=outcome,
-        status=exchange.status,
-        total_seconds=now_seconds - exchange.arrived_seconds,
-        ttft_seconds=first_token - exchange.arrived_seconds if first_token is not None else None,
-        held_seconds=exchange.held_seconds,
-        prompt_tokens=prompt.total_tokens if prompt is not None else None,
-        token_source=exchange.token_source,
-        unpredicted=prompt.unpredicted.value if prompt is not None and prompt.unpredicted is not None else None,
-        decision=exchange.decision,
-        opinion=exchange.opinion,
-        attempts=tuple(exchange.attempts),
-        reported_cached_tokens=usage.cached_tokens if usage is not None else None,
-        verdict=verdict,
-        fault=exchange.fault.message if exchange.fault is not None else None,
-    )
-
-
-def log_line(receipt: Receipt) -> dict[str, object]:
-    """The log line of a finished request, with its decision and why."""
-    decision = receipt.decision
-    return {
-        "request_id": receipt.request_id,
-        "client_request_id": receipt.client_request_id,
-        "outcome": receipt.outcome,
-        "status": receipt.status,
-        "endpoint": receipt.endpoint,
-        "model": receipt.model,
-        "replica": decision.replica if decision is not None else None,
-        "policy": decision.policy if decision is not None else None,
-        "why": decision.reason if decision is not None else None,
-        "attempts": len(receipt.attempts),
-        "prompt_tokens": receipt.prompt_tokens,
-        "predicted_cached_tokens": decision.predicted_cached_tokens if decision is not None else None,
-        "reported_cached_tokens": receipt.reported_cached_tokens,
-        "held_seconds": receipt.held_seconds,
-        "ttft_seconds": receipt.ttft_seconds,
-        "total_seconds": receipt.total_seconds,
-        "fault": receipt.fault,
-    }

@@ -28,13 +28,15 @@ def admin(
     receipts: Receipts,
     readiness: Readiness,
     fleet: Callable[[], list[Mapping[str, object]]],
+    routers: Callable[[], Mapping[str, object]],
     record: Callable[[float, str | None], AsyncIterator[bytes]],
     control: Control,
     admin_token: str | None,
 ) -> FastAPI:
     """The ASGI application of the admin port.
 
-    `fleet` tells one entry per replica; `record` records so many seconds of requests, to one model or all.
+    `fleet` tells one entry per replica, `routers` who else routes; `record` records so many seconds of requests, to one
+    model or all.
     """
     application = bare_application("Homing admin", openapi_url="/openapi.json")
     add_health(application, readiness)
@@ -46,6 +48,10 @@ def admin(
     @application.get("/homing/replicas")
     async def replicas() -> Response:
         return JSONResponse({"replicas": fleet()})
+
+    @application.get("/homing/routers")
+    async def show_routers() -> Response:
+        return JSONResponse(routers())
 
     @application.get("/homing/explain/{request_id}")
     async def explain(request_id: str) -> Response:

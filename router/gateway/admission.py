@@ -111,13 +111,17 @@ class Admission:
 
     `room(lane)`: free slots of the lane's replicas by the ledger, at this moment; None when nothing bounds the lane or
     nobody could serve it now (all down): then waiting helps nobody, and the decider refuses with the right error. It
-    must not raise. `room.Room` is the one in use.
+    must not raise. `room.Room` is the one in use. `elsewhere()`: requests that other routers have open, which take room
+    as ours do; `nudge` when there are fewer.
     """
 
-    def __init__(self, limits: AdmissionLimits, clock: Clock, room: FreeSlots) -> None:
+    def __init__(
+        self, limits: AdmissionLimits, clock: Clock, room: FreeSlots, elsewhere: Callable[[], int] = lambda: 0
+    ) -> None:
         self._limits = limits
         self._clock = clock
         self._room = room
+        self._elsewhere = elsewhere
         self._drain = DrainRate(clock.now())
         self._in_flight = 0
         self._starting = 0  # let in, not yet on a ledger
@@ -162,13 +166,14 @@ class Admission:
             timer.cancel()
 
     def nudge(self) -> None:
-        """Room may have appeared without a place being left: a replica came back, or a retry freed one."""
+        """Room may have appeared without a place being left: a replica came back, a retry or another router freed
+        one."""
         self._let_in()
 
     def _has_room(self, lane: str) -> bool:
         if self._in_flight >= self._limits.max_in_flight:
             return False
-        if self._in_flight < self._limits.most_per_replica:
+        if self._in_flight + self._elsewhere() < self._limits.most_per_replica:
             return True
         room = self._room(lane)
         return room is None or room > self._starting

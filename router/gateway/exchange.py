@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 
-from router.errors import HomingError
+from router.errors import HomingError, UpstreamError
 from router.events.adopt import Sent
 from router.fleet.ledger import LeaseId
 from router.fleet.replica import Seat
 from router.gateway.receipts import Tried
+from router.gateway.response import Response
 from router.gateway.stream import Usage
+from router.index.accuracy import Verdict
 from router.index.base import Trust
 from router.metrics import Outcome
 from router.policy.candidate import Ask
-from router.policy.decision import Decision
 from router.policy.shadow import Opinion
+from router.policy.split import Decision
 from router.prompt.blocks import BlockHashes
 from router.prompt.prompt import Prompt
 from router.prompt.request import Endpoint, InferenceRequest
 
 UNKNOWN_MODEL = "unknown"  # the metric label until the name is known to be one of ours (R 6.3)
+
+
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """A committed answer: its head and its first body bytes (empty: a body of length nought)."""
+
+    seat: Seat
+    response: Response
+    chunk: bytes
+
+
+class Carried(msgspec.Struct):
+    """The prefill leg of a split request while it is carried. Changed by the handoff alone."""
+
+    prefill: asyncio.Task[Answer | bytes | UpstreamError] | None = None
 
 
 class Exchange(msgspec.Struct):
@@ -54,6 +72,12 @@ class Exchange(msgspec.Struct):
     expected_cached_tokens: int = 0
     queue_seconds: float = 0.0
     sibling: bool = False  # another request there may have filled blocks that no event told of yet
+    # Of a split request: its prefill leg, an exchange of its own that no client waits for.
+    donor: Exchange | None = None
+    carried: Carried | None = None
+    counts_whole_prompt: bool = False  # its taker reports what it was given as cached
+    handshakes: frozenset[str] = frozenset()  # with which it may be split, now
+    verdict: Verdict | None = None
     # The answer.
     status: int | None = None
     first_token_seconds: float | None = None
@@ -62,6 +86,11 @@ class Exchange(msgspec.Struct):
     usage: Usage | None = None
     outcome: Outcome | None = None
     fault: HomingError | None = None
+
+    def donor_cached_tokens(self) -> int | None:
+        """What the replica that computed the prompt reported; None: it has not, or there is none."""
+        usage = None if self.donor is None else self.donor.usage
+        return None if usage is None else usage.cached_tokens
 
     def ask(self, tried: frozenset[Seat]) -> Ask:
         """The question for the decider."""
@@ -76,4 +105,5 @@ class Exchange(msgspec.Struct):
             session_key=self.session_key,
             prefix_key=prompt.prefix_key,
             exclude=tried,
+            handshakes=self.handshakes,
         )

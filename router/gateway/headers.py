@@ -48,6 +48,11 @@ class Credentials:
         """Whether a client's Authorization is meant for the replica: neither we nor our own key stand between."""
         return self.client_keys is None and self.replica_key is None
 
+    @property
+    def to_replica(self) -> RawHeaders:
+        """What a request of our own carries so that a replica lets it in."""
+        return [] if self.replica_key is None else [(b"authorization", b"Bearer " + self.replica_key.encode())]
+
     def check(self, authorization: bytes | None) -> None:
         """Raises Unauthorized unless the client may come in."""
         if self.client_keys is None:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 from router.clock import Clock
 from router.errors import HomingError
-from router.policy.decision import Decision
 from router.policy.hold import HoldRule, Line
+from router.policy.split import Decision
 
 TICK_SECONDS = 0.1
 

@@ -48,6 +48,10 @@ class DecisionRecord(Protocol):
     @property
     def expected_cached_tokens(self) -> int: ...
 
+    @property
+    def handover(self) -> Mapping[str, object] | None:
+        """Of a request split over two replicas, the terms of the pair."""
+
     def explain(self) -> Sequence[Mapping[str, object]]:
         """One entry per candidate, the chosen one first: match, load and price terms."""
 
@@ -58,6 +62,7 @@ class Tried(msgspec.Struct, frozen=True, gc=False):
     replica: ReplicaId
     ending: str
     seconds: float
+    leg: str | None = None  # prefill or decode, of a split request
 
 
 class Receipt(msgspec.Struct, frozen=True, gc=False):
@@ -111,7 +116,12 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
             "decision": None if self.decision is None else _decision_json(self.decision),
             "shadow": None if self.opinion is None else msgspec.structs.asdict(self.opinion),
             "attempts": [
-                {"replica": attempt.replica, "ending": attempt.ending, "seconds": attempt.seconds}
+                {
+                    "replica": attempt.replica,
+                    "leg": attempt.leg,
+                    "ending": attempt.ending,
+                    "seconds": attempt.seconds,
+                }
                 for attempt in self.attempts
             ],
             "reported_cached_tokens": self.reported_cached_tokens,
@@ -165,6 +175,7 @@ def _decision_json(decision: DecisionRecord) -> dict[str, object]:
         "reason": decision.reason,
         "predicted_cached_tokens": decision.predicted_cached_tokens,
         "expected_cached_tokens": decision.expected_cached_tokens,
+        "split": decision.handover,
         "candidates": [dict(candidate) for candidate in decision.explain()],
     }
 

@@ -64,7 +64,9 @@ class Recording:
             self.dropped += 1
             return
         self._waiting_ids += ids
-        usage, first_token = exchange.usage, exchange.first_token_seconds
+        first_token = exchange.first_token_seconds
+        # Of a split request the prefill leg tells what was cached: what the taker reports came over the wire.
+        usage = exchange.usage if exchange.donor is None else exchange.donor.usage
         self._waiting.append(
             Sighting(
                 at_seconds=exchange.arrived_seconds - self.began_seconds,

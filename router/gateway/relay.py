@@ -14,6 +14,7 @@ import msgspec
 
 from router.errors import UpstreamError
 from router.gateway.client import Client
+from router.gateway.correction import Cached, StreamCorrection, corrected
 from router.gateway.failures import TimedOut
 from router.gateway.headers import RawHeaders, first, to_client
 from router.gateway.native import NativeWatch, native_usage
@@ -46,28 +47,41 @@ async def relay(
     withhold_usage: bool,
     native: bool = False,
     on_tokens: Callable[[], None],
+    cached: Cached | None = None,
 ) -> Relayed:
     """Pass on an answer whose first body bytes are `chunk`. `on_tokens` is called for each chunk that carries some.
 
-    `native`: it has SGLang's own form, not OpenAI's.
+    `native`: it has SGLang's own form, not OpenAI's. `cached`: the true cached tokens, where the replica's are not.
     """
     headers = [*to_client(response.headers), *extra]
     if is_stream(response):
         watch = NativeWatch() if native else StreamWatch(withhold_usage=withhold_usage)
         await client.start(response.status, headers)
-        return await _stream(client, response, chunk, watch, on_tokens)
-    return await _whole(client, response, chunk, headers, native_usage if native else usage_of)
+        correction = None if cached is None else StreamCorrection(cached)
+        return await _stream(client, response, chunk, watch, on_tokens, correction)
+    return await _whole(client, response, chunk, headers, native_usage if native else usage_of, cached)
 
 
 async def _stream(
-    client: Client, response: Response, chunk: bytes, watch: StreamWatch | NativeWatch, on_tokens: Callable[[], None]
+    client: Client,
+    response: Response,
+    chunk: bytes,
+    watch: StreamWatch | NativeWatch,
+    on_tokens: Callable[[], None],
+    correction: StreamCorrection | None,
 ) -> Relayed:
+    def finish(*, clean: bool = True) -> bytes:
+        rest = watch.finish(clean=clean)
+        return rest if correction is None else correction.finish(rest)
+
     seen = 0
     while chunk:
         passed = watch.feed(chunk)
         if watch.content_events != seen:
             seen = watch.content_events
             on_tokens()
+        if correction is not None:
+            passed = correction.feed(passed)
         if passed:
             await client.write(passed)
         try:
@@ -75,22 +89,27 @@ async def _stream(
         except asyncio.CancelledError:
             if not client.gone:  # Homing is stopping, and this stream did not end in time
                 stopping = error_event("Homing stopped before the answer ended.", "server_error", "stopping")
-                await client.write(watch.finish(clean=False) + stopping, last=True)
+                await client.write(finish(clean=False) + stopping, last=True)
             raise
         except UpstreamError as fault:
             kind = "timeout" if isinstance(fault, TimedOut) else "upstream_error"
             message = f"The replica failed in the middle of the answer: {fault}"
-            rest = watch.finish(clean=False)
+            rest = finish(clean=False)
             await client.write(rest + error_event(message, kind, "upstream_died", mid_event=watch.mid_event), last=True)
             return Relayed(watch.usage, fault)
-    await client.write(watch.finish(), last=True)
+    await client.write(finish(), last=True)
     if watch.error_seen:
         return Relayed(watch.usage, UpstreamError("The replica told of an error in its stream."), blamed=False)
     return Relayed(watch.usage)
 
 
 async def _whole(
-    client: Client, response: Response, chunk: bytes, headers: RawHeaders, read: Callable[[bytes], Usage | None]
+    client: Client,
+    response: Response,
+    chunk: bytes,
+    headers: RawHeaders,
+    read: Callable[[bytes], Usage | None],
+    cached: Cached | None,
 ) -> Relayed:
     kept, kept_bytes = [], 0
     while chunk:
@@ -100,6 +119,8 @@ async def _whole(
             return await _large(client, response, b"".join(kept), headers)
         chunk = await response.chunk()
     body = kept[0] if len(kept) == 1 else b"".join(kept)
+    if cached is not None:
+        body = corrected(body, cached)
     await client.answer(response.status, headers, body)
     return Relayed(read(body) if response.status == 200 else None)
 

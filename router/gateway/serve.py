@@ -15,8 +15,8 @@ from router.fleet.sessions import session_key
 from router.gateway.account import Account
 from router.gateway.admission import Admission
 from router.gateway.client import Client, Gone, Receive, Send
-from router.gateway.dispatch import Answer, Dispatch
-from router.gateway.exchange import Exchange
+from router.gateway.dispatch import Dispatch
+from router.gateway.exchange import Answer, Exchange
 from router.gateway.headers import Credentials, first, to_replica
 from router.gateway.native import addressed
 from router.gateway.readers import Readers
@@ -126,6 +126,10 @@ class Serve:
 
     async def _relay(self, client: Client, exchange: Exchange, answer: Answer, *, withhold_usage: bool) -> None:
         exchange.status = answer.response.status
+        cached = None
+        if exchange.donor is not None and exchange.counts_whole_prompt:
+            cached = exchange.donor_cached_tokens
+            self._metrics.splices.add("cached_tokens")
         with answer.response:
             try:
                 relayed = await relay(
@@ -136,6 +140,7 @@ class Serve:
                     withhold_usage=withhold_usage,
                     native=exchange.endpoint is Endpoint.GENERATE,
                     on_tokens=partial(self._account.tokens, exchange),
+                    cached=cached,
                 )
             except UpstreamError:
                 self._dispatch.died(answer)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from router.gateway.exchange import Exchange
 from router.metrics import Metrics
+from router.policy.decision import Whole
 from router.policy.shadow import Opinion, Shadow
 
 
@@ -22,12 +23,14 @@ class Shadowing:
         self._told = False
 
     def consider(self, exchange: Exchange) -> None:
-        """Note the shadow's opinion on the exchange. Raises nothing."""
-        assert exchange.decision is not None
+        """Note the shadow's opinion on the exchange. Raises nothing. It has none of a split request: a policy's choice
+        is one replica, and its price none of a pair."""
+        exchange.opinion = None
+        if not isinstance(exchange.decision, Whole):
+            return
         try:
             opinion = self._shadow.opinion(exchange.model, exchange.decision)
         except Exception as fault:  # whatever a policy on trial does, the request is not its
-            exchange.opinion = None
             self._failed(fault)
             return
         exchange.opinion = opinion

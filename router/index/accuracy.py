@@ -146,8 +146,8 @@ class Accuracy:
     def forget(self, seat: Seat) -> None:
         """Another replica may take the seat: the totals go too."""
         self.restarted(seat)
-        for column in (self.judged, self.exact, self.error_blocks, *self.unjudged.values()):
-            column[seat] = 0
+        for counts in (self._judged, self._exact, self._error_blocks, *self._unjudged.values()):
+            counts[seat] = 0
         self._errors[seat] = [0] * (len(ERROR_BOUNDS) + 1)
         self._causes[seat] = Counter()
 

@@ -22,16 +22,18 @@ from router.events.silence import Silence
 from router.fleet.health import Health
 from router.fleet.ledger import Ledger
 from router.fleet.newcomers import Newcomers
+from router.fleet.pairs import Pairs
 from router.fleet.rates import Rates
-from router.fleet.replica import Facts, Replica, ReplicaId, Seat, ServedModel
+from router.fleet.replica import Facts, Replica, ReplicaId, Role, Seat, ServedModel
 from router.fleet.roster import Roster
 from router.fleet.sessions import Sessions
-from router.gateway.account import Account, Books, log_line
+from router.gateway.account import Account, Books
 from router.gateway.exchange import Exchange
 from router.gateway.journal import Journal
 from router.gateway.misses import Misses
 from router.gateway.receipts import Receipts
 from router.gateway.stream import Usage
+from router.gateway.told import log_line
 from router.gateway.trust import EffectiveTrust
 from router.index.accuracy import Accuracy
 from router.index.budget import Budget
@@ -41,9 +43,9 @@ from router.index.in_flight import InFlight
 from router.index.memory import MemoryIndex
 from router.metrics import Metrics
 from router.policy.decider import AllBusy, Decider, open_blocks_for
-from router.policy.decision import Decision
 from router.policy.hold import Line
 from router.policy.pipeline import Policy
+from router.policy.split import Decision, Split
 from router.prompt.blocks import TOKEN_BYTES, BlockHasher, TokenIds, root_hash
 from router.prompt.members import read_members
 from router.prompt.prompt import Prompt
@@ -51,9 +53,11 @@ from router.prompt.read import PREFIX_TOKENS
 from router.prompt.request import Endpoint, InferenceRequest
 from router.sim.virtual import Arrival, Unsent
 from router.sim.wire import BlockRemoved, BlockStored, Event
+from router.sim.wires import Legs
 
 MODEL = "sim"
 HEARTBEAT_SECONDS = 0.2
+HANDSHAKE = "nixl"
 _BODY = b"{}"
 
 
@@ -68,6 +72,7 @@ class Setup:
     hears_events: bool = True  # else caches are guessed from what was sent
     prior_tokens_per_second: float = 8_000.0
     max_in_flight: int | None = None
+    roles: tuple[Role, ...] = ()  # by replica, of a fleet that can hand KV over; empty: it cannot
     slow_start_seconds: float = 0.0
 
 
@@ -94,6 +99,7 @@ class Brain:
         self._beat = 0.0
         self._line = Line[Arrival]()
         self.open_blocks = open_blocks_for([setup.policy])
+        self.pairs = Pairs()
         self.decider = Decider(
             policy=setup.policy,
             roster=self._roster,
@@ -106,6 +112,8 @@ class Brain:
             rng=Random(seed),
             max_in_flight=setup.max_in_flight,
             open_blocks=self.open_blocks,
+            pairs=self.pairs,
+            answering_whole=frozenset({HANDSHAKE}),
             newcomers=self._newcomers,
         )
         silence, counters = Silence(), Counters(self.accuracy)
@@ -128,11 +136,14 @@ class Brain:
                 misses=self.misses,
                 counters=counters,
                 open_blocks=self.open_blocks,
+                pairs=self.pairs,
             ),
             self._clock,
         )
         for number in range(setup.replicas):
-            seat = self._roster.join(Replica(ReplicaId(f"r{number}"), f"http://r{number}"))
+            role = setup.roles[number] if setup.roles else Role.BOTH
+            speaks = HANDSHAKE if setup.roles else None
+            seat = self._roster.join(Replica(ReplicaId(f"r{number}"), f"http://r{number}", role, handshake=speaks))
             for room in (self._health, self._ledger, self.accuracy, self._trust):
                 room.join(seat)
             told = Facts((ServedModel(MODEL, MODEL),), setup.block_size_tokens, setup.cache_blocks)
@@ -149,7 +160,7 @@ class Brain:
 
     # What the fleet tells
 
-    def route(self, arrival: Arrival, now: float) -> int | Unsent:
+    def route(self, arrival: Arrival, now: float) -> int | Legs | Unsent:
         self._advance(now)
         exchange = self._open.get(arrival.request_id)
         if exchange is None:
@@ -162,15 +173,15 @@ class Brain:
         if decision is None:
             return Unsent.REFUSED
         self._charge(exchange, decision, now)
-        return int(decision.seat)
+        return _sent_to(decision)
 
-    def let_go(self, now: float) -> Sequence[tuple[str, int]]:
+    def let_go(self, now: float) -> Sequence[tuple[str, int | Legs]]:
         if not len(self._line):
             return ()
         self._advance(now)
         rule = self._setup.policy.hold
         assert rule is not None
-        gone: list[tuple[str, int]] = []
+        gone: list[tuple[str, int | Legs]] = []
 
         def goes(arrival: Arrival, forced: bool) -> bool:
             exchange = self._open[arrival.request_id]
@@ -180,11 +191,18 @@ class Brain:
             if decision is None or not (forced or rule.has_room(decision)):
                 return False
             self._charge(exchange, decision, now)
-            gone.append((arrival.request_id, int(decision.seat)))
+            gone.append((arrival.request_id, _sent_to(decision)))
             return True
 
         self._line.advance(now, goes)
         return gone
+
+    def computed(self, request_id: str, now: float, cached_tokens: int) -> None:
+        self._advance(now)
+        exchange = self._open[request_id]
+        assert isinstance(exchange.decision, Split)
+        self._health.succeeded(exchange.decision.prefill.seat, now)
+        self._account.computed(exchange, Usage(None, None, cached_tokens))
 
     def first_token(self, request_id: str, now: float) -> None:
         self._advance(now)
@@ -245,6 +263,11 @@ class Brain:
         self._health.drain(seat, False)
         self._newcomers.came(seat, now)
         self._health.probe_succeeded(seat, now)
+        if self._setup.roles:  # warmed up at once, as the gateway does within seconds
+            self.pairs.forget(seat)
+            for other in self._roster.present():
+                self.pairs.opened(seat, other)
+                self.pairs.opened(other, seat)
         self._numbers[replica] = 0
         self._replaying.discard(replica)
         if self._setup.hears_events:
@@ -323,4 +346,11 @@ class Brain:
         exchange.request, exchange.prompt = request, prompt
         exchange.model = exchange.base = MODEL
         exchange.session_key = arrival.session
+        exchange.handshakes = frozenset({HANDSHAKE})
         return exchange
+
+
+def _sent_to(decision: Decision) -> int | Legs:
+    if isinstance(decision, Split):
+        return Legs(int(decision.prefill.seat), int(decision.seat))
+    return int(decision.seat)

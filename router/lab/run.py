@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 
+from router.fleet.replica import Role
 from router.lab.brain import Brain, Setup
 from router.lab.outcome import Outcome, outcome
 from router.lab.workloads import Load, WorkloadAt
@@ -32,6 +33,7 @@ class Fleet:
     index_by_design: bool = True  # who is made for an approximate index has one; False: events, as a gateway gives all
     event_delay_seconds: float = 0.002
     lost_events_ratio: float = 0.0
+    roles: tuple[Role, ...] = ()  # by replica, where KV can be handed over
     slow: float = 1.0  # replica 0 takes so many times as long for its steps
     join_seconds: float | None = None  # the last replica comes then, cold; None: it is there from the start
     noise_ratio: float = 0.15  # standard deviation of a step's length over its mean; 0: exactly the fit, no effects
@@ -78,6 +80,7 @@ def play(run: Run, at: WorkloadAt) -> Played:
         blocks,
         hears_events=fleet.events and not (fleet.index_by_design and policy.index is IndexSource.APPROXIMATE),
         prior_tokens_per_second=fleet.prior_ratio * timing.prefill_tokens_per_second(),
+        roles=fleet.roles,
     )
     brains = [Brain(setup, run.load.seed + number) for number in range(fleet.routers)]
     began_seconds = time.process_time()

@@ -40,6 +40,7 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
     session_key: str | None = None
     prefix_key: int = 0  # 64-bit hash of the prompt's beginning
     exclude: frozenset[Seat] = frozenset()  # tried already
+    handshakes: frozenset[str] = frozenset()  # with which it may be split over two replicas; none: it stays whole
 
 
 @dataclass(frozen=True, slots=True)

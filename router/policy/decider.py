@@ -14,17 +14,24 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from random import Random
 
+import msgspec
 import numpy as np
 
 from router.errors import HomingError, NoReplica
+from router.fleet.pairs import Pairs
 from router.fleet.replica import BoolArray, Facts, FloatArray, IntArray, ReplicaId, Seat
 from router.index.base import Index
 from router.index.open_blocks import OpenBlocks
 from router.policy.candidate import Ask, Candidates, KeyArray, id_keys
-from router.policy.decision import Decision, Whole
+from router.policy.decision import Whole
+from router.policy.divider import Divider
 from router.policy.pickers import Turn
 from router.policy.pipeline import Policy
+from router.policy.pools import Pools, pools_of
 from router.policy.sources import Health, Ledger, Newcomers, Rates, Roster, Sessions, Trusts, UsedBlocks
+from router.policy.split import Decision
+
+SLOW_START = "slow_start"  # in the rule of a decision for which newcomers were passed over
 
 # A fleet has one pattern of trust while all is well; this many are kept while replicas join and catch up.
 REMEMBERED_BELIEFS = 32
@@ -65,6 +72,7 @@ class _Fleet:
     no_tokens: FloatArray  # zeros
     everyone: BoolArray  # all true
     every_row: IntArray
+    pools: Pools | None  # None: nobody has a role
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +104,8 @@ class Decider:
         rng: Random,
         max_in_flight: int | None = None,  # open requests per replica
         open_blocks: UsedBlocks | None = None,  # for a policy that reads them
+        pairs: Pairs | None = None,  # for fleets whose replicas have roles
+        answering_whole: frozenset[str] = frozenset(),  # handshakes whose engines can answer alone
         newcomers: Newcomers | None = None,  # None: whoever comes gets what its price draws
     ) -> None:
         self.policy = policy
@@ -109,6 +119,8 @@ class Decider:
         self._rng = rng
         self._max_in_flight = max_in_flight
         self._open_blocks = open_blocks
+        self._answering_whole = answering_whole
+        self._divider = None if policy.splitter is None or pairs is None else Divider(policy.splitter, pairs)
         self._newcomers = newcomers
         self._fleets: dict[str, _Fleet] = {}
         self._known: dict[str, _Known] = {}
@@ -122,18 +134,29 @@ class Decider:
         self._ledger.advance(now_seconds)
         open_requests = self._ledger.open_requests[seats]
         cap = self._max_in_flight
-        if self._health.calm and not ask.exclude and (cap is None or len(self._ledger) < cap) and fleet.ids:
+        full = cap is not None and len(self._ledger) + self._ledger.all_peer_requests >= cap  # one of them may be
+        if self._health.calm and not ask.exclude and not full and fleet.ids:
             allowed, rows = fleet.everyone, fleet.every_row
         else:
             allowed = self._allowed(ask, seats, open_requests, now_seconds)
             rows = allowed.nonzero()[0]
             if not len(rows):
                 raise self._refusal(ask, seats, now_seconds)
+        pools, able, splittable = fleet.pools, allowed, allowed
+        if pools is not None:
+            able = pools.able_alone(allowed)
+            rows = able.nonzero()[0]
         held, slower, expected = self._matched(ask, fleet)
         newcomers, eased = self._newcomers, False
         if newcomers is not None and now_seconds < newcomers.settled_at_seconds:
-            fewer = newcomers.eased(seats, allowed, open_requests, expected, now_seconds).nonzero()[0]
+
+            def ease(among: BoolArray) -> BoolArray:
+                return newcomers.eased(seats, among, open_requests, expected, now_seconds)
+
+            fewer = ease(able).nonzero()[0]
             rows, eased = fewer, len(fewer) < len(rows)
+            if pools is not None:
+                splittable = pools.eased(allowed, ease)
         used = shared = fleet.no_tokens
         if self._open_blocks is not None:
             used = self._open_blocks.tokens_of(seats)
@@ -170,11 +193,54 @@ class Decider:
         turn = self._turns.get(ask.model)
         if turn is None:
             turn = self._turns[ask.model] = Turn(self._rng)
+        if pools is not None:
+            return self._in_pools(ask, fleet, pools, candidates, splittable, rows, turn, eased=eased)
         row, rule, total_seconds = self.policy.choose(candidates, rows, turn)
         if eased:
-            rule = f"slow_start+{rule}"
+            rule = f"{SLOW_START}+{rule}"
         turn.last_seat = Seat(seats.item(row))
         return Whole(candidates, row, fleet.block_sizes[row], self.policy, rule, total_seconds)
+
+    def _in_pools(
+        self,
+        ask: Ask,
+        fleet: _Fleet,
+        pools: Pools,
+        candidates: Candidates,
+        splittable: BoolArray,
+        rows: IntArray,
+        turn: Turn,
+        *,
+        eased: bool,
+    ) -> Decision:
+        """Where replicas have roles: on one of `rows`, which may be none, or split over two of `splittable`."""
+        alone = self.policy.choose(candidates, rows, turn) if len(rows) else None
+        why = "whole_never_split"
+        if self._divider is not None:
+            prices = self.policy.price(candidates) if alone is None else alone.cost_seconds
+            divided = self._divider.divide(
+                ask, pools, candidates, splittable, prices, alone, fleet.block_sizes, self.policy, turn
+            )
+            spares_newcomers = splittable is not candidates.allowed
+            if isinstance(divided, str) and alone is None and spares_newcomers:  # which is a preference, no refusal
+                spares_newcomers = False
+                divided = self._divider.divide(
+                    ask, pools, candidates, candidates.allowed, prices, alone, fleet.block_sizes, self.policy, turn
+                )
+            if not isinstance(divided, str):
+                turn.last_seat = divided.seat
+                if spares_newcomers:
+                    return msgspec.structs.replace(divided, rule=f"{SLOW_START}+{divided.rule}")
+                return divided
+            why = divided
+        if alone is None:
+            raise NoReplica(
+                f"No replica of `{ask.model}` that is left can answer a request alone, and it was not split "
+                f"({why.removeprefix('whole_').replace('_', ' ')}). Policies that split: disaggregated."
+            )
+        turn.last_seat = Seat(candidates.seats.item(alone.row))
+        rule = f"{SLOW_START}+{alone.rule}+{why}" if eased else f"{alone.rule}+{why}"
+        return Whole(candidates, alone.row, fleet.block_sizes[alone.row], self.policy, rule, alone.cost_seconds)
 
     def _fleet(self, model: str) -> _Fleet:
         if self._fleets_version != self._roster.version:
@@ -182,7 +248,7 @@ class Decider:
             self._fleets_version = self._roster.version
         fleet = self._fleets.get(model)
         if fleet is None:
-            fleet = self._fleets[model] = _fleet_of(self._roster, model)
+            fleet = self._fleets[model] = _fleet_of(self._roster, model, self._answering_whole)
         return fleet
 
     def _look_again(self, fleet: _Fleet) -> _Known:
@@ -263,7 +329,7 @@ def open_blocks_for(policies: Iterable[Policy]) -> OpenBlocks | None:
     return OpenBlocks(None if any(policy.reads_shared_blocks for policy in policies) else GRAIN_TOKENS)
 
 
-def _fleet_of(roster: Roster, model: str) -> _Fleet:
+def _fleet_of(roster: Roster, model: str, answering_whole: frozenset[str]) -> _Fleet:
     seats, ids = roster.serving(model), roster.serving_ids(model)
     facts = [roster.facts(Seat(seat)) for seat in seats.tolist()]
     block_sizes = tuple(told.block_size_tokens for told in facts)
@@ -288,6 +354,7 @@ def _fleet_of(roster: Roster, model: str) -> _Fleet:
         no_tokens=no_tokens,
         everyone=everyone,
         every_row=every_row,
+        pools=pools_of([roster.replica(Seat(seat)) for seat in seats.tolist()], facts, answering_whole),
     )
 
 

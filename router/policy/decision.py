@@ -1,4 +1,4 @@
-"""What was decided and why: where the whole request goes, what that was expected to cost, and what stood against it.
+"""What was decided of a whole request, and why: where it goes, what that was expected to cost, what stood against it.
 
 A decision is made on the hot path and explained off it: it keeps the columns it was made from, and turns them into
 sentences only when a receipt is read.
@@ -7,7 +7,7 @@ sentences only when a receipt is read.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import msgspec
 
@@ -85,6 +85,11 @@ class Whole(msgspec.Struct, frozen=True, eq=False, gc=False):
         return self.uncached_tokens / self.candidates.tokens_per_second.item(self.row)
 
     @property
+    def first_token_seconds(self) -> float:
+        """Predicted, from now."""
+        return self.queue_seconds + self.prefill_seconds
+
+    @property
     def cost_seconds(self) -> float:
         """What the policy's terms added up to."""
         return self.total_seconds.item(self.row)
@@ -102,6 +107,11 @@ class Whole(msgspec.Struct, frozen=True, eq=False, gc=False):
         best = min(others, key=self.total_seconds.item)
         relation = "next best" if self.total_seconds.item(best) >= self.cost_seconds else "cheaper but passed over:"
         return f"{here}; {relation} {self.candidates.ids[best]}: {_price(terms, best)}"
+
+    @property
+    def handover(self) -> None:
+        """It is not split."""
+        return None
 
     def explain(self) -> list[dict[str, object]]:
         """One entry per candidate, the chosen one first, then by cost; tokens, seconds and plain values only."""
@@ -137,10 +147,6 @@ class Whole(msgspec.Struct, frozen=True, eq=False, gc=False):
             "cost_seconds": self.total_seconds.item(row),
             "terms_seconds": {name: seconds.item(row) for name, seconds in terms.items()},
         }
-
-
-# A request split over a prefill and a decode replica will be the other kind of decision.
-Decision: TypeAlias = Whole
 
 
 def _price(terms: Mapping[str, FloatArray], row: int) -> str:

@@ -28,8 +28,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from router.policy import cost
-from router.policy.decision import Decision
 from router.policy.params import param
+from router.policy.split import Decision, Split
 
 T = TypeVar("T")
 
@@ -45,8 +45,10 @@ class HoldRule:
     most_seconds: float = param(60.0, least=0.0)
 
     def has_room(self, decision: Decision) -> bool:
-        """Whether the chosen replica can take the request now."""
-        return decision.candidates.queued_tokens.item(decision.row) < self.ahead_tokens
+        """Whether the chosen replica can take the request now; of a split one the donor, whose prefill work is all that
+        the prompt waits for: its taker computes nothing."""
+        computes = decision.prefill if isinstance(decision, Split) else decision
+        return decision.candidates.queued_tokens.item(computes.row) < self.ahead_tokens
 
     def turn_seconds(self, decision: Decision, now_seconds: float) -> float:
         """When its turn is, on the clock of `now_seconds`: later for more work."""

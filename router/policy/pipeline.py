@@ -16,6 +16,7 @@ from router.policy.hold import HoldRule
 from router.policy.pickers import Picker, Turn
 from router.policy.rivals import CacheUse, DynamoBlocks
 from router.policy.scorers import CacheInUse, Scorer
+from router.policy.splitters import Splitter
 
 
 class IndexSource(Enum):
@@ -67,6 +68,7 @@ class Policy:
     picker: Picker
     index: IndexSource = IndexSource.EVENTS
     hold: HoldRule | None = None  # None: every request is sent at once
+    splitter: Splitter | None = None  # None: every request stays whole
 
     @property
     def reads_sessions(self) -> bool:
@@ -94,16 +96,19 @@ class Policy:
             rows = kept
             if rule:
                 said.append(rule)
-        total: FloatArray | None = None
-        for term in self.terms:
-            seconds = term.cost_seconds(candidates)
-            total = seconds if total is None else total + seconds
-        if total is None:
-            total = np.zeros(len(candidates))
+        total = self.price(candidates)
         row, rule = self.picker.pick(candidates, total, rows, turn)
         if said:
             rule = "+".join((*said, rule))
         return Choice(row, rule, total)
+
+    def price(self, candidates: Candidates) -> FloatArray:
+        """Seconds per candidate, all terms together."""
+        total: FloatArray | None = None
+        for term in self.terms:
+            seconds = term.cost_seconds(candidates)
+            total = seconds if total is None else total + seconds
+        return np.zeros(len(candidates)) if total is None else total
 
     def price_terms(self, candidates: Candidates) -> Mapping[str, FloatArray]:
         """Seconds per candidate by term, as weighted, in the policy's order: what `choose` added up."""

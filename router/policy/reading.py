@@ -7,9 +7,10 @@
     picker: lowest_cost                                        # or lowest_cost: {near_seconds: 0.001}
     index: events                                              # optional; or approximate: what its matches come from
     hold: {patience: 10}                                       # optional: who waits for room, in whose turn
+    split: joint                                               # optional; or joint: {least_tokens: 512}
 
-The parts that may be named, and their parameters, are what the tables FILTERS, SCORERS and PICKERS hold, those of our
-own and those of rivals.
+The parts that may be named, and their parameters, are what the tables FILTERS, SCORERS, PICKERS and SPLITTERS hold,
+those of our own and those of rivals.
 """
 
 from __future__ import annotations
@@ -33,13 +34,14 @@ from router.policy.pipeline import IndexSource, NamedFilter, Policy, Term
 from router.policy.rivals import RIVAL_FILTERS, RIVAL_PICKERS, RIVAL_SCORERS
 from router.policy.scorers import SCORERS as OWN_SCORERS
 from router.policy.scorers import Scorer
+from router.policy.splitters import SPLITTERS, Splitter
 
-KEYS = ("name", "description", "filters", "scorers", "picker", "index", "hold")
+KEYS = ("name", "description", "filters", "scorers", "picker", "index", "hold", "split")
 FILTERS = {**OWN_FILTERS, **RIVAL_FILTERS}
 SCORERS = {**OWN_SCORERS, **RIVAL_SCORERS}
 PICKERS = {**OWN_PICKERS, **RIVAL_PICKERS}
 
-P = TypeVar("P", Filter, Scorer, Picker)
+P = TypeVar("P", Filter, Scorer, Picker, Splitter)
 
 
 def parse(text: str, source: str) -> Policy:
@@ -66,11 +68,12 @@ class _Reading:
         picker = self._picker(content.get("picker"))
         index = self._index(content.get("index", IndexSource.EVENTS.value))
         hold = self._hold(content["hold"]) if "hold" in content else None
+        splitter = self._splitter(content.get("split"))
         if picker is not None and picker.compares_costs and not content.get("scorers"):
             self._fault("scorers", f"has nothing for the picker to compare. Add at least one of: {', '.join(SCORERS)}.")
         if self.faults or picker is None:
             raise ConfigError(self.faults)
-        return Policy(name, description, filters, terms, picker, index, hold)
+        return Policy(name, description, filters, terms, picker, index, hold, splitter)
 
     def _content(self, text: str) -> Mapping[object, object]:
         try:
@@ -163,6 +166,12 @@ class _Reading:
             return None
         name, params = self._named("picker", value)
         return None if name is None else self._part("picker", name, params, PICKERS, "picker")
+
+    def _splitter(self, value: object) -> Splitter | None:
+        if value is None:
+            return None
+        name, params = self._named("split", value)
+        return None if name is None else self._part("split", name, params, SPLITTERS, "splitter")
 
     def _index(self, value: object) -> IndexSource:
         names = [source.value for source in IndexSource]

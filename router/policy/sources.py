@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from router.fleet.replica import BoolArray, Facts, FloatArray, IntArray, ReplicaId, Seat, ServedModel
+from router.fleet.replica import BoolArray, Facts, FloatArray, IntArray, Replica, ReplicaId, Seat, ServedModel
 from router.prompt.blocks import BlockHashes
 
 
@@ -19,6 +19,7 @@ class Roster(Protocol):
     def serving_ids(self, model_name: str) -> tuple[ReplicaId, ...]: ...
     def served(self, model_name: str) -> ServedModel: ...
     def facts(self, seat: Seat) -> Facts: ...
+    def replica(self, seat: Seat) -> Replica: ...
 
 
 class Health(Protocol):
@@ -45,6 +46,8 @@ class Ledger(Protocol):
     """Columns by seat, at least as long as the highest seat. Its length is the number of open requests."""
 
     def __len__(self) -> int: ...
+    @property
+    def all_peer_requests(self) -> int: ...  # what other routers have open, all seats together
     @property
     def queued_tokens(self) -> FloatArray: ...
     @property

@@ -16,6 +16,7 @@ from router.sim.cache import Namespace
 from router.sim.chat import with_reasoning
 from router.sim.model import Model, Refusal
 from router.sim.text import TextError
+from router.sim.transfers import Terms
 
 DEFAULT_ANSWER_TOKENS = 64
 LONG_TEXT_CHARACTERS = 16_384  # about a millisecond of tokenizing
@@ -52,6 +53,7 @@ class Ask:
     reports_all_hits: bool = False
     base64: bool = False
     tool_call: ToolCall | None = None
+    transfer: Terms | None = None  # it is one leg of a request split over two replicas
 
     @property
     def prompt_tokens(self) -> int:

@@ -50,6 +50,8 @@ class Body(msgspec.Struct):
     reasoning_effort: Any = None
     vllm_xargs: dict[str, Any] | None = None
     encoding_format: str | None = None
+    kv_transfer_params: dict[str, Any] | None = None
+    bootstrap_room: int | None = None
 
 
 def parse(raw: bytes) -> Body:

@@ -46,6 +46,9 @@ class Job:
     namespace: Namespace = field(default_factory=Namespace)
     reads_cache: bool = True  # prompt_logprobs computes the whole prompt
     reports_all_hits: bool = False  # vllm_xargs.kv_cache_report_mode = "full"
+    imported_tokens: int = 0  # leading tokens whose KV came from another replica before it was submitted
+    reported_cached_tokens: int | None = None  # what to report as cached in its stead
+    keeps_blocks: bool = False  # its blocks stay in use after its end, until `release`
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,7 @@ class Engine:
         self._waiting: deque[_Running] = deque()
         self._running: list[_Running] = []
         self._requests: dict[str, _Running] = {}
+        self._kept: dict[str, Chain] = {}
         self._orders = count()
         self._climbing: list[_Running] = []  # let in, and still computing what they knew then
         self._roomless: list[_Running] = []  # decoding, and about to need a block
@@ -177,6 +181,24 @@ class Engine:
         self._leave(request)
         self.counters.aborted += 1
         return True
+
+    def kept_blocks(self, request_id: str) -> tuple[int, ...]:
+        """The blocks a finished request has kept; none when it keeps none."""
+        chain = self._kept.get(request_id)
+        return () if chain is None else tuple(chain.blocks)
+
+    def release(self, request_id: str) -> bool:
+        """Give back what a finished request has kept. Again: False."""
+        chain = self._kept.pop(request_id, None)
+        if chain is None:
+            return False
+        self.pool.free(chain)
+        return True
+
+    def lacking(self, prompt: Sequence[int], namespace: Namespace) -> int:
+        """How many of these tokens its cache has not."""
+        chain = Chain(bytearray(array("I", prompt)), namespace)
+        return len(prompt) - len(self.pool.hit(chain)) * self.limits.block_size_tokens
 
     def reset_cache(self) -> bool:
         """Forget the cache; False while blocks are in use. The news of it leaves with the next batch."""
@@ -284,15 +306,18 @@ class Engine:
         job, size = request.job, self.limits.block_size_tokens
         hits = self.pool.hit(request.chain, report_all=job.reports_all_hits) if job.reads_cache else []
         cached = len(hits) * size
-        tokens = min(request.known - cached, budget)
-        if not self.pool.allocate(request.chain, cached + tokens, hits):
+        # What was imported is there once: a request that lost its blocks computes like any other.
+        imported = min(job.imported_tokens, len(job.prompt) - 1) if request.cached_tokens is None else 0
+        there = max(cached, imported)
+        tokens = min(request.known - there, budget)
+        if not self.pool.allocate(request.chain, there + tokens, hits):
             return 0
         if request.cached_tokens is None:
             request.cached_tokens = cached
             self.counters.queried_tokens += len(job.prompt) if job.reads_cache else 0
             self.counters.hit_tokens += cached
             self.counters.prompt_tokens += len(job.prompt)
-        request.computed, request.scheduled = cached, tokens
+        request.computed, request.scheduled = there, tokens
         return tokens
 
     def _finish_step(self) -> list[Output]:
@@ -333,10 +358,17 @@ class Engine:
         finished, request.told = answered >= request.answer_tokens, answered
         if finished:
             del self._requests[job.request_id]
-            self._leave(request)
+            if job.keeps_blocks:
+                self._stop(request)
+                self._kept[job.request_id] = request.chain
+            else:
+                self._leave(request)
             self.counters.finished += 1
         token = job.answer[answered - 1] if answered else None
-        return Output(job.request_id, token, finished, request.cached_tokens or 0, count)
+        cached = request.cached_tokens or 0
+        if job.reported_cached_tokens is not None:
+            cached = job.reported_cached_tokens
+        return Output(job.request_id, token, finished, cached, count)
 
     def _leave(self, request: _Running) -> None:
         if request.active:
@@ -346,9 +378,13 @@ class Engine:
 
     def _withdraw(self, request: _Running) -> None:
         """It runs no longer; what it filled stays cached."""
+        self._stop(request)
+        self.pool.free(request.chain)
+
+    def _stop(self, request: _Running) -> None:
+        """It runs no longer, and its blocks are still in use."""
         self._riders.dismount(request)
         self._running.remove(request)
         if request in self._climbing:
             self._climbing.remove(request)
         request.active = False
-        self.pool.free(request.chain)

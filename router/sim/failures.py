@@ -34,6 +34,8 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reorder_events: bool | None = None  # every second batch is published before the one it follows
     no_replay: bool | None = None  # replay requests are not answered
     malformed_events: int | None = None  # the next so many batches go out with a broken payload
+    fail_transfers: int | None = None  # the next so many fetches of KV fail at once
+    slow_transfers: float | None = None  # fetches of KV take so many times as long
     # Lies: everything goes on, but something told is not so.
     lose_events_ratio: float | None = None  # of batches, before they are numbered: no gap shows, no replay has them
     announce_block_size: int | None = None  # tokens, on the metrics page; 0 ends it
@@ -52,6 +54,8 @@ class Failures:
     def _clear(self) -> None:
         self.hang = False
         self.slow = 1.0
+        self.slow_transfers = 1.0
+        self._transfers_failing = 0
         self.no_replay = False
         self._status = 0
         self._status_left: int | None = None
@@ -76,6 +80,10 @@ class Failures:
             self.hang = order.hang
         if order.slow is not None:
             self.slow = max(order.slow, 0.001)
+        if order.slow_transfers is not None:
+            self.slow_transfers = order.slow_transfers
+        if order.fail_transfers is not None:
+            self._transfers_failing = order.fail_transfers
         if order.no_replay is not None:
             self.no_replay = order.no_replay
         if order.status is not None:
@@ -108,6 +116,13 @@ class Failures:
         if self._resets_left == 0:
             return False
         self._resets_left -= 1
+        return True
+
+    def transfer_fails(self) -> bool:
+        """Whether the next fetch of KV fails."""
+        if self._transfers_failing == 0:
+            return False
+        self._transfers_failing -= 1
         return True
 
     def chunks_to_live(self) -> int | None:

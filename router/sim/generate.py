@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeAlias
 
 from router.clock import Clock
@@ -17,7 +18,8 @@ from router.sim.body import Endpoint
 from router.sim.engine import Job, Output
 from router.sim.model import Model
 from router.sim.replica import Replica
-from router.sim.shapes import DONE, Counts, Named, StreamShape, embeddings, whole
+from router.sim.shapes import DONE, Counts, Named, StreamShape, embeddings, error_body, whole
+from router.sim.transfers import Imported, Terms, TransferFailed, Transfers
 
 Sink: TypeAlias = asyncio.Queue[Output | None]
 
@@ -38,6 +40,7 @@ class Generator:
         clock: Clock,
         abort: Callable[[Scope], None],
         fingerprint: str,
+        transfers: Transfers,
         *,
         reports_cached: bool,
     ) -> None:
@@ -47,6 +50,7 @@ class Generator:
         self._clock = clock
         self._abort = abort
         self._fingerprint = fingerprint
+        self._transfers = transfers
         self._reports_cached = reports_cached
 
     async def run(self, ask: Ask, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,13 +66,22 @@ class Generator:
         counts = Counts(ask.prompt_tokens, full_block_tokens=sum(len(p) // size * size for p in ask.prompts))
         sink: Sink = asyncio.Queue()
         watch = asyncio.ensure_future(_watch(receive, sink))
-        jobs = self._submit(ask, named, sink)
+        jobs: dict[str, int] = {}
         self.served += 1
         try:
-            if ask.stream:
+            imported = await self._fetch(ask, watch)
+            if imported is not None and imported.spoilt:  # of another prompt: so is the answer
+                ask = replace(ask, answers=[answer[::-1] for answer in ask.answers])
+            jobs = self._submit(ask, named, sink, imported)
+            if ask.transfer is not None and ask.transfer.gives:
+                await self._give(ask, ask.transfer, named, counts, jobs, sink, send)
+            elif ask.stream:
                 await self._stream(ask, named, counts, jobs, sink, send)
             else:
                 await self._whole(ask, named, counts, jobs, sink, send)
+        except TransferFailed:
+            body = error_body("Internal server error", "InternalServerError", None, 500)
+            await reply(send, 500, body)
         except Gone:
             self._abort(scope)
             watch.cancel()
@@ -79,15 +92,70 @@ class Generator:
             for job_id in jobs:
                 self._replica.cancel(job_id)
 
-    def _submit(self, ask: Ask, named: Named, sink: Sink) -> dict[str, int]:
+    async def _fetch(self, ask: Ask, watch: asyncio.Future[None]) -> Imported | None:
+        """What another replica has computed of the prompt. Raises TransferFailed, Gone."""
+        terms = ask.transfer
+        if terms is None or terms.gives:
+            return None
+        replica, prompt = self._replica, ask.prompts[0]
+
+        def lacking(tokens: int) -> int:
+            return replica.engine.lacking(prompt[:tokens], ask.namespace)
+
+        fetch = asyncio.ensure_future(self._transfers.fetch(replica, terms, lacking))
+        try:
+            await asyncio.wait((fetch, watch), return_when=asyncio.FIRST_COMPLETED)
+            if not fetch.done():
+                raise Gone
+            return fetch.result()
+        finally:
+            fetch.cancel()
+
+    async def _give(
+        self, ask: Ask, terms: Terms, named: Named, counts: Counts, jobs: dict[str, int], sink: Sink, send: Send
+    ) -> None:
+        """The donor's leg: the first token, and where the blocks are."""
+        output = await _next(sink)
+        counts.completion, counts.cached = 1, output.cached_tokens
+        kept = self._transfers.keep(self._replica, output.request_id, terms, counts.prompt, output.cached_tokens)
+        jobs.clear()
+        if terms.kind == "sglang":
+            gone = asyncio.ensure_future(kept.gone.wait())
+            hung_up = asyncio.ensure_future(sink.get())
+            try:
+                await asyncio.wait({gone, hung_up}, return_when=asyncio.FIRST_COMPLETED)
+                if not gone.done():
+                    self._replica.release(kept)
+                    raise Gone
+            finally:
+                gone.cancel()
+                hung_up.cancel()
+        params = self._transfers.params(self._replica, kept) if terms.kind == "nixl" else None
+        first = [answer[:1] for answer in ask.answers]
+        page = whole(ask, named, self._model, first, counts, reports_cached=self._reports_cached, transfer=params)
+        await reply(send, 200, page)
+
+    def _submit(self, ask: Ask, named: Named, sink: Sink, imported: Imported | None) -> dict[str, int]:
         """Queue one job for each choice; the choice each job's outputs belong to."""
+        gives = ask.transfer is not None and ask.transfer.gives
         jobs: dict[str, int] = {}
         for index, spoken in enumerate(ask.answers):
             job_id = f"{named.id}-{index}-{secrets.token_hex(4)}"
             jobs[job_id] = index
             prompt = ask.prompts[index // ask.choices]
             self._replica.submit(
-                Job(job_id, prompt, spoken, ask.namespace, ask.reads_cache, ask.reports_all_hits), sink
+                Job(
+                    job_id,
+                    prompt,
+                    spoken[:1] if gives else spoken,
+                    ask.namespace,
+                    ask.reads_cache,
+                    ask.reports_all_hits,
+                    imported_tokens=0 if imported is None else imported.tokens,
+                    reported_cached_tokens=None if imported is None else imported.cached_tokens,
+                    keeps_blocks=gives,
+                ),
+                sink,
             )
         return jobs
 

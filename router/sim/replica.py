@@ -31,6 +31,18 @@ class ReplicaSettings:
     timing: Timing
     events: EventSettings
     seed: int | None = None  # None: another root for every process; a number makes runs repeatable
+    role: str = "both"  # prefill or decode, which only SGLang's handshake needs to know
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kept:
+    """A finished prompt whose blocks wait to be fetched. `gone` is set when they were, or their lease is over."""
+
+    job_id: str
+    tokens: int
+    cached_tokens: int
+    blocks: tuple[int, ...]
+    gone: asyncio.Event
 
 
 class Listener(Protocol):
@@ -51,6 +63,10 @@ class Replica:
         self.alive = False
         self.process_start_time = clock.wall()
         self._clock = clock
+        self.kept: dict[str, Kept] = {}
+        self.expired_transfers = 0
+        self.fetched_bytes = 0
+        self.fetched_seconds = 0.0
         self._incarnation = 0
         self._publisher = Publisher(
             settings.host, settings.events_port, settings.replay_port, settings.events, self.failures
@@ -102,6 +118,31 @@ class Replica:
         if self._sinks.pop(request_id, None) is not None:
             self.engine.cancel(request_id)
 
+    @property
+    def engine_id(self) -> str:
+        """Another one for every process."""
+        seed = f"{self.settings.seed}/{self.settings.port}/{self._incarnation}/{self.process_start_time}"
+        return sha256(seed.encode()).hexdigest()[:32]
+
+    def keep(self, job_id: str, tokens: int, cached_tokens: int) -> Kept:
+        """A finished job's blocks stay, for who fetches them."""
+        kept = Kept(job_id, tokens, cached_tokens, self.engine.kept_blocks(job_id), asyncio.Event())
+        self.kept[job_id] = kept
+        return kept
+
+    def release(self, kept: Kept, *, expired: bool = False) -> None:
+        """They were fetched, or nobody came. Again: nothing."""
+        if self.kept.get(kept.job_id) is not kept:
+            return
+        del self.kept[kept.job_id]
+        self.expired_transfers += expired
+        self.engine.release(kept.job_id)
+        kept.gone.set()
+
+    def transferred(self, count_bytes: int, seconds: float) -> None:
+        self.fetched_bytes += count_bytes
+        self.fetched_seconds += seconds
+
     async def _drive(self) -> None:
         while True:
             self._wake.clear()
@@ -150,6 +191,9 @@ class Replica:
         for sink in self._sinks.values():
             sink.put_nowait(None)
         self._sinks.clear()
+        for kept in self.kept.values():
+            kept.gone.set()
+        self.kept.clear()
         self._wake.set()
 
     def _new_engine(self) -> Engine:

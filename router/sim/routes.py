@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 
 import msgspec
 
@@ -18,6 +19,7 @@ from router.sim.model import Model, Refusal
 from router.sim.pages import metrics, models_page, sources
 from router.sim.replica import Replica
 from router.sim.shapes import error_body
+from router.sim.transfers import Transfers, terms_of
 
 VERSION = "0.32.0"
 ENDPOINTS = {endpoint.value: endpoint for endpoint in Endpoint}
@@ -39,13 +41,14 @@ class Routes:
         abort: Callable[[Scope], None],
         *,
         reports_cached: bool = True,
+        transfers: Transfers,
     ) -> None:
         self._replica = replica
         self._fleet = fleet
         self._model = model
         self._abort = abort
         fingerprint = f"vllm-{VERSION}-{secrets.token_hex(4)}"
-        self._generator = Generator(replica, model, clock, abort, fingerprint, reports_cached=reports_cached)
+        self._generator = Generator(replica, model, clock, abort, fingerprint, transfers, reports_cached=reports_cached)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         method, path = scope["method"], scope["path"]
@@ -79,6 +82,9 @@ class Routes:
         elif path == "/metrics":
             page = metrics(replica, model.names[0])
             await reply(send, 200, page, ((b"content-type", b"text/plain; version=1.0.0; charset=utf-8"),))
+        elif path == "/query":  # of Mooncake's bootstrap server, which here listens beside all else
+            engine = {"engine_id": replica.engine_id, "worker_addr": {"0": {"0": "tcp://127.0.0.1:0"}}}
+            await reply(send, 200, msgspec.json.encode({"0": engine}))
         elif path == "/reset_prefix_cache" and method == "POST":
             await reply(send, 200, msgspec.json.encode({"success": replica.engine.reset_cache()}))
         else:
@@ -117,7 +123,8 @@ class Routes:
             if endpoint is Endpoint.TOKENIZE:
                 await reply(send, 200, self._tokenize_page(body, prompts[0]))
                 return
-            ask = plan(endpoint, body, namespace, prompts, self._model)
+            terms = terms_of(body.kv_transfer_params, body.bootstrap_room, self._replica.settings.role)
+            ask = replace(plan(endpoint, body, namespace, prompts, self._model), transfer=terms)
         except Refusal as refusal:
             body_out = error_body(refusal.message, refusal.kind, refusal.param, refusal.status)
             await reply(send, refusal.status, body_out)

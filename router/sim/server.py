@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import re
 import signal
 import socket
 import struct
@@ -29,6 +30,8 @@ from router.sim.replica import Replica, ReplicaSettings
 from router.sim.routes import Routes
 from router.sim.text import SHIPPED_TOKENIZER, ChatTemplate, Tokens
 from router.sim.timing import LLAMA3_70B_H100_TP2, TIMINGS, Timing
+from router.sim.transfers import Patience, Transfers
+from router.sim.wires import Wires, WireTiming
 
 PROG = "python -m router.sim.server"
 EVENTS_PORT_OFFSET = 1000
@@ -52,6 +55,9 @@ class FleetConfig:
     replays: bool = True
     reports_cached: bool = True  # usage tells cached_tokens; vLLM needs --enable-prompt-tokens-details for it
     seed: int | None = None  # None: other block names in every process
+    roles: tuple[str, ...] = ()  # prefill, decode or both, by replica; empty: both
+    wires: WireTiming = WireTiming()  # KV from one to another
+    patience: Patience = Patience()
 
 
 class HttpListener:
@@ -113,13 +119,16 @@ async def serve_replicas(config: FleetConfig, ready: asyncio.Event | None = None
     clock = SystemClock()
     model = _model(config)
     replicas = [Replica(_settings(config, i), clock) for i in range(config.replicas)]
+    transfers = Transfers(replicas, Wires(config.wires), config.patience, clock)
     opened = [asyncio.Event() for _ in replicas]
     try:
         async with asyncio.TaskGroup() as tasks:
             for replica, is_open in zip(replicas, opened, strict=True):
                 listener = HttpListener(config.host, replica.settings.port)
                 reports = config.reports_cached
-                listener.serve(Routes(replica, replicas, model, clock, listener.abort, reports_cached=reports))
+                listener.serve(
+                    Routes(replica, replicas, model, clock, listener.abort, reports_cached=reports, transfers=transfers)
+                )
                 tasks.create_task(replica.run(listener, is_open))
             for is_open in opened:
                 await is_open.wait()
@@ -151,7 +160,16 @@ def _settings(config: FleetConfig, index: int) -> ReplicaSettings:
         timing=config.timing,
         events=config.events,
         seed=config.seed,
+        role=config.roles[index] if config.roles else "both",
     )
+
+
+def roles_of(pools: str) -> tuple[str, ...]:
+    """The roles in `2p2d`: so many for prefill, then so many for decode. Raises ConfigError."""
+    found = re.fullmatch(r"([1-9][0-9]?)p([1-9][0-9]?)d", pools)
+    if found is None:
+        raise ConfigError([f"--pools is {pools!r}. Write NpMd: so many prefill and so many decode replicas, as 2p2d."])
+    return ("prefill",) * int(found[1]) + ("decode",) * int(found[2])
 
 
 def parse_arguments(arguments: Sequence[str] | None = None, prog: str = PROG) -> FleetConfig:
@@ -164,6 +182,7 @@ def parse_arguments(arguments: Sequence[str] | None = None, prog: str = PROG) ->
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--replicas", type=int, default=4, help="how many")
+    parser.add_argument("--pools", metavar="NpMd", help="prefill and decode replicas, as 2p2d; instead of --replicas")
     parser.add_argument("--host", default="127.0.0.1", help="where to listen")
     parser.add_argument("--port", type=int, default=9001, help="HTTP port of the first replica")
     parser.add_argument("--model", action="append", help="served model name, sim if none is given; again for aliases")
@@ -183,6 +202,13 @@ def parse_arguments(arguments: Sequence[str] | None = None, prog: str = PROG) ->
     parser.add_argument("--no-cached-tokens", action="store_true", help="usage does not tell cached tokens")
     parser.add_argument("--seed", type=int, default=None, help="repeatable block names and failures")
     given = parser.parse_args(arguments)
+    roles: tuple[str, ...] = ()
+    if given.pools:
+        try:
+            roles = roles_of(given.pools)
+        except ConfigError as fault:
+            parser.error(fault.message)
+        given.replicas = len(roles)
     last = given.port + given.replicas - 1 + REPLAY_PORT_OFFSET
     if not (given.port > 0 and given.replicas > 0 and last < 65536):
         parser.error(
@@ -203,6 +229,8 @@ def parse_arguments(arguments: Sequence[str] | None = None, prog: str = PROG) ->
         replays=not given.no_replay,
         reports_cached=not given.no_cached_tokens,
         seed=given.seed,
+        roles=roles,
+        wires=WireTiming().faster(given.speedup),
     )
 
 

@@ -64,7 +64,14 @@ def usage(counts: Counts, endpoint: Endpoint, *, reports_cached: bool) -> dict[s
 
 
 def whole(
-    ask: Ask, named: Named, model: Model, answers: Sequence[Sequence[int]], counts: Counts, *, reports_cached: bool
+    ask: Ask,
+    named: Named,
+    model: Model,
+    answers: Sequence[Sequence[int]],
+    counts: Counts,
+    *,
+    reports_cached: bool,
+    transfer: dict[str, Any] | None = None,
 ) -> bytes:
     """The body of a response that was not streamed. `answers` are the tokens of each choice."""
     texts = [model.tokens.decode(tokens) for tokens in answers]
@@ -86,7 +93,7 @@ def whole(
     if is_chat:
         ids = ask.prompts[0] if ask.return_token_ids else None
         body |= {"prompt_logprobs": None, "prompt_token_ids": ids, "prompt_text": None}
-    return _encode(body | {"kv_transfer_params": None, "ec_transfer_params": None, "metrics": None})
+    return _encode(body | {"kv_transfer_params": transfer, "ec_transfer_params": None, "metrics": None})
 
 
 def _chat_choice(ask: Ask, named: Named, index: int, text: str, tokens: Sequence[int]) -> dict[str, Any]:

@@ -15,15 +15,17 @@ import heapq
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import count, takewhile
 from random import Random
 from typing import Protocol
 
+from router.sim.cache import Namespace
 from router.sim.engine import Engine, EngineLimits, Job, Output
 from router.sim.timing import Timing
 from router.sim.wire import Event
+from router.sim.wires import Legs, Wires, WireTiming
 
 KEPT_BATCHES = 10_000  # for replay: vLLM's default
 
@@ -46,6 +48,7 @@ class Story:
     arrival_seconds: float
     prompt_tokens: int
     replica: int = -1
+    donor: int | None = None  # which computed the prompt, where that was another one
     sent_seconds: float = 0.0
     first_token_seconds: float | None = None
     last_token_seconds: float = 0.0
@@ -65,11 +68,15 @@ class Unsent(Enum):
 class Router(Protocol):
     """What decides. Times are virtual seconds."""
 
-    def route(self, arrival: Arrival, now: float) -> int | Unsent:
-        """The number of a replica, or why none. Called again for a request whose replica died before its answer."""
+    def route(self, arrival: Arrival, now: float) -> int | Legs | Unsent:
+        """The number of a replica, or of two, or why none. Called again for a request whose replica died before its
+        answer."""
 
-    def let_go(self, now: float) -> Sequence[tuple[str, int]]:
-        """Requests that were held and go now, each with the number of its replica. Asked whenever something ended."""
+    def let_go(self, now: float) -> Sequence[tuple[str, int | Legs]]:
+        """Requests that were held and go now, each with where. Asked whenever something ended."""
+
+    def computed(self, request_id: str, now: float, cached_tokens: int) -> None:
+        """The donor of a split request has computed the prompt, of which so much was cached."""
 
     def first_token(self, request_id: str, now: float) -> None: ...
 
@@ -130,6 +137,13 @@ class _Machine:
     kept: deque[tuple[int, Sequence[Event]]] = field(default_factory=lambda: deque(maxlen=KEPT_BATCHES))
 
 
+@dataclass(frozen=True, slots=True)
+class _Leg:
+    arrival: Arrival
+    legs: Legs
+    attempt: int
+
+
 class VirtualFleet:
     """`run` plays a workload to its end."""
 
@@ -146,6 +160,7 @@ class VirtualFleet:
         troubles: Sequence[Trouble] = (),
         joins: Sequence[tuple[float, int]] = (),
         longest_stride: int = 4096,
+        wires: WireTiming | None = None,
     ) -> None:
         """`joins` are (seconds, replica) of those that are not there from the start."""
         self.stories: dict[str, Story] = {}
@@ -156,11 +171,13 @@ class VirtualFleet:
         self._routers = routers
         self._workload = workload
         self._news = news or News()
+        self._wires = Wires(wires or WireTiming())
         self._chance = Random(seed)
         self._stride = longest_stride
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
         self._open: dict[str, tuple[Arrival, Router]] = {}
+        self._legs: dict[str, _Leg] = {}  # prefill legs under way, by the name of their job
         self._held: dict[str, Arrival] = {}
         self._turn = 0
         late = {replica for _, replica in joins}
@@ -212,17 +229,60 @@ class VirtualFleet:
                 for request_id, replica in router.let_go(self.now):
                     self._sent(self._held.pop(request_id), router, replica)
 
-    def _sent(self, arrival: Arrival, router: Router, replica: int) -> None:
+    def _sent(self, arrival: Arrival, router: Router, replica: int | Legs) -> None:
         story = self.stories[arrival.request_id]
-        story.replica, story.sent_seconds = replica, self.now
+        story.donor, story.sent_seconds = None, self.now
         story.attempts += 1
         self._open[arrival.request_id] = (arrival, router)
+        if isinstance(replica, Legs):
+            story.donor, story.replica = replica
+            self._prefill(arrival, replica, story.attempts)
+            return
+        story.replica = replica
         machine = self._machines[replica]
         if not machine.alive:
             self._lost(arrival.request_id)
             return
         machine.engine.submit(Job(arrival.request_id, arrival.prompt, arrival.answer), self.now)
         self._wake(replica)
+
+    def _prefill(self, arrival: Arrival, legs: Legs, attempt: int) -> None:
+        """The first leg of a split request."""
+        machines = [self._machines[number] for number in legs]
+        if not all(machine.alive for machine in machines):
+            self._lost(arrival.request_id)
+            return
+        leg = _Leg(arrival, legs, attempt)
+        name = f"{arrival.request_id}/prefill/{attempt}"
+        self._legs[name] = leg
+        machines[0].engine.submit(Job(name, arrival.prompt, arrival.answer[:1], keeps_blocks=True), self.now)
+        self._wake(legs.donor)
+
+    def _computed(self, name: str, cached_tokens: int) -> None:
+        """The prompt's KV sets out for the second leg."""
+        leg = self._legs.pop(name)
+        donor, taker = (self._machines[number] for number in leg.legs)
+        if not self._stands(leg):
+            donor.engine.release(name)
+            return
+        self._open[leg.arrival.request_id][1].computed(leg.arrival.request_id, self.now, cached_tokens)
+        lacking = taker.engine.lacking(leg.arrival.prompt, Namespace())
+        done = self._wires.begin(*leg.legs, lacking, self.now)
+
+        def arrive() -> None:
+            donor.engine.release(name)
+            if self._stands(leg):
+                job = Job(leg.arrival.request_id, leg.arrival.prompt, leg.arrival.answer)
+                come = replace(job, imported_tokens=len(job.prompt), reported_cached_tokens=cached_tokens)
+                taker.engine.submit(come, self.now)
+                self._wake(leg.legs.taker)
+
+        self._at(done, arrive)
+
+    def _stands(self, leg: _Leg) -> bool:
+        """Whether the request still waits for this attempt."""
+        request_id = leg.arrival.request_id
+        return request_id in self._open and self.stories[request_id].attempts == leg.attempt
 
     def _lost(self, request_id: str) -> None:
         arrival, router = self._open.pop(request_id)
@@ -254,6 +314,9 @@ class VirtualFleet:
         self._let_go()
 
     def _told(self, output: Output) -> None:
+        if output.request_id in self._legs:
+            self._computed(output.request_id, output.cached_tokens)
+            return
         story = self.stories[output.request_id]
         arrival, router = self._open[output.request_id]
         if story.first_token_seconds is None:
@@ -305,9 +368,14 @@ class VirtualFleet:
             machine.alive = False
             for router in self._routers:
                 router.down(trouble.replica, self.now)
-            for request_id in [r for r in self._open if self.stories[r].replica == trouble.replica]:
+            for request_id in [r for r in self._open if trouble.replica in self._where(r)]:
                 self._lost(request_id)
             self._at(self.now + trouble.down_seconds, lambda: self._rise(trouble.replica))
+
+    def _where(self, request_id: str) -> tuple[int | None, int]:
+        """The replicas an open request needs."""
+        story = self.stories[request_id]
+        return (story.donor if story.first_token_seconds is None else None), story.replica
 
     def _rise(self, replica: int) -> None:
         self._machines[replica] = self._machine(replica, alive=True)

@@ -25,6 +25,7 @@ DIALECTS: dict[str, tuple[Dialect, Callable[[], dict[str, bytes]]]] = {
     "vllm": (Vllm(), vllm_answers),
     "sglang": (Sglang(), sglang_answers),
 }
+HANDSHAKES = {"vllm": "nixl", "sglang": "sglang"}
 MAKES_TOKENS = {"sglang": {"/health", "/health_generate"}}
 every_engine = pytest.mark.parametrize("name", sorted(DIALECTS))
 
@@ -69,7 +70,7 @@ def test_all_that_routing_needs_is_learned(name: str, dialect: Dialect, answers:
 
 @every_engine
 def test_what_is_not_told_is_unknown_and_no_fault(name: str, dialect: Dialect) -> None:
-    assert dialect.learned("http://h:1", {}) == (Facts(engine=name), ())
+    assert dialect.learned("http://h:1", {}) == (Facts(engine=name, handshake=HANDSHAKES[name]), ())
     assert dialect.loads({}) == {}
 
 

@@ -157,7 +157,7 @@ def test_the_dialect_gathers_the_facts_and_says_what_it_could_not_learn() -> Non
     assert facts.events == EventAddress("tcp://h:5600", "tcp://h:5700", "kv")
     assert [model.name for model in facts.models] == ["tiny"]
     less, remarks = vllm.learned("http://h:1", {"/kv_event_sources": b"{}", "/version": b"?"})
-    assert less == Facts(engine="vllm")
+    assert less == Facts(engine="vllm", handshake="nixl")
     assert len(remarks) == 2
     assert vllm.tokens(b'{"count":2,"max_model_len":9,"tokens":[402,537],"token_strs":null}') == [402, 537]
 

@@ -87,3 +87,13 @@ def test_a_ledger_that_grows_keeps_its_foreign_load() -> None:
     scene.ledger.join(Seat(100))
     scene.ledger.foreign(Seat(100), 3)
     assert (scene.seen, scene.ledger.own_requests(Seat(100))) == (2, 0)
+
+
+def test_what_other_routers_tell_of_is_not_foreign_as_well() -> None:
+    scene = Scene()
+    scene.send(2)
+    scene.ledger.peers(SEAT, 3, 0, 0)
+    assert (scene.foreign.told(7), scene.seen) == (2, 7)
+    scene.ledger.peers(SEAT, 0, 0, 0)
+    assert scene.foreign.told(4) == 0, "the figure may be of the moment before theirs ended"
+    assert (scene.foreign.told(4), scene.foreign.told(4)) == (0, 2)

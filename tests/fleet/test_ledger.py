@@ -205,3 +205,27 @@ class Interleavings(RuleBasedStateMachine):
 
 TestInterleavings = Interleavings.TestCase
 TestInterleavings.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+
+
+def test_what_other_routers_have_open_stands_in_all_three_columns_and_is_not_ours() -> None:
+    ledger = Ledger()
+    lease = opened(ledger)
+    ledger.peers(Seat(0), 3, 30, 300)
+    assert charges(ledger) == (4, 130, 300)
+    assert (ledger.own_requests(Seat(0)), ledger.peer_requests(Seat(0)), ledger.all_peer_requests) == (1, 3, 3)
+    assert [column.item(0) for column in ledger.own()] == [1, 100, 0]
+    ledger.close(lease)
+    ledger.peers(Seat(0), 1, 0, 100)
+    assert charges(ledger) == (1, 0, 100)
+    ledger.peers(Seat(0), 0, 0, 0)
+    assert charges(ledger) == (0, 0, 0)
+    assert ledger.all_peer_requests == 0
+
+
+def test_columns_that_grow_keep_what_others_have_open() -> None:
+    ledger = Ledger()
+    ledger.join(Seat(0))
+    ledger.peers(Seat(0), 3, 30, 300)
+    ledger.join(Seat(100))
+    ledger.peers(Seat(100), 1, 1, 1)
+    assert (charges(ledger), charges(ledger, 100), ledger.all_peer_requests) == ((3, 30, 300), (1, 1, 1), 4)

@@ -135,6 +135,26 @@ def test_no_observation_leads_out_of_the_clamp(observations: list[tuple[int, flo
     assert learned.max() <= FASTEST_TOKENS_PER_SECOND
 
 
+def test_a_model_that_others_know_starts_there_and_soon_follows_what_is_seen_here() -> None:
+    rates = Rates()
+    rates.expect("m", 40_000.0)
+    assert rate(rates, 0) == pytest.approx(40_000.0)
+    assert rate(rates, 300) == pytest.approx(40_000.0)
+    assert rates.observed() == []
+    observe(rates, 0, 4_000, times=100)
+    assert rate(rates, 0) == pytest.approx(4_000, rel=0.15)
+    ((model, seen, count),) = rates.observed()
+    assert (model, round(seen), count) == ("m", 4_000, 100)
+    rates.expect("m", 4_000.0)
+    assert rate(rates, 0) == pytest.approx(4_000)
+
+
+def test_what_others_expect_stays_within_what_a_rate_can_be() -> None:
+    rates = Rates()
+    rates.expect("m", 1e9)
+    assert rate(rates, 0) == pytest.approx(FASTEST_TOKENS_PER_SECOND)
+
+
 def test_equal_replicas_have_one_rate_however_noisy_their_first_tokens() -> None:
     rates, chance = Rates(), Random(1)
     for _ in range(60):

@@ -9,6 +9,8 @@ Lines by `kind`, each with `t` in seconds: `scenario` and `note` (text), `reques
 `replay_request` (start_seq), `replay_frame` (frames_hex as a DEALER sees them). Payloads and replay frames are exact
 bytes. The first replay, of the whole buffer, is left out: its payloads are those of the events. SGLang does not tell
 the tokens of a prompt: those of a response are the request's own, and a chat's are missing.
+
+The transcripts of split requests (`pd_*`) hold `http_request` and `http_response` of both legs, and `bootstrap_query`.
 """
 
 from __future__ import annotations
@@ -26,6 +28,10 @@ SOURCES = {
     "vllm_legacy.jsonl": ("a_legacy_array_derived", "06"),
 }
 SGLANG_SOURCE, SGLANG_TARGET = "sglang_kv_events/sglang_0.5.23_page16.jsonl", "sglang_page16.jsonl"
+TRANSCRIPTS = {
+    "pd_nixl.jsonl": "vllm_0.32.0_nixl_pull.jsonl",
+    "pd_mooncake.jsonl": "vllm_0.32.0_mooncake_tcp.jsonl",
+}
 REPLAYED = 3  # of SGLang's replayed batches, the first; and the end marker
 LEFT_OUT_OF_BODIES = ("prompt", "messages", "temperature", "seed")
 
@@ -105,6 +111,17 @@ def sglang_lines(file: Path) -> Iterator[dict[str, Any]]:
                 yield out | {"frames_hex": line["frames_hex"]}
 
 
+def transcript_lines(file: Path) -> Iterator[dict[str, Any]]:
+    """What a driver sent to both legs and got, in its order."""
+    kept: dict[str, tuple[str, ...]] = {"bootstrap_query": ("url", "body")}
+    kept["http_request"] = ("role", "label", "path", "body")
+    kept["http_response"] = ("role", "label", "status", "body")
+    for text in file.read_text().splitlines():
+        line = json.loads(text)
+        if line["kind"] in kept and "reference" not in line.get("label", ""):
+            yield {"kind": line["kind"], "t": line["t"]} | {name: line[name] for name in kept[line["kind"]]}
+
+
 def write(target: str, lines: Iterator[dict[str, Any]]) -> None:
     text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
     (Path(__file__).parent / target).write_text(text)
@@ -114,6 +131,8 @@ def main(recordings: Path) -> None:
     for target, (folder, last_scenario) in SOURCES.items():
         write(target, trimmed_lines(recordings / "vllm_kv_events" / folder, last_scenario))
     write(SGLANG_TARGET, sglang_lines(recordings / SGLANG_SOURCE))
+    for target, name in TRANSCRIPTS.items():
+        write(target, transcript_lines(recordings / "pd_transcripts" / name))
 
 
 if __name__ == "__main__":

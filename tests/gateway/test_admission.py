@@ -360,3 +360,14 @@ async def test_in_any_interleaving_nobody_overtakes_no_wake_up_is_lost_and_every
     max_in_flight: int, steps: list[tuple[str, int | str]]
 ) -> None:
     await live(World(max_in_flight), steps)
+
+
+async def test_what_other_routers_have_open_takes_room_as_ours_does() -> None:
+    elsewhere, room = 8, Capped({"m": 0})
+    admission = Admission(AdmissionLimits(10, 10, 30.0, 8), ManualClock(), room, lambda: elsewhere)
+    waiting = asyncio.create_task(admission.enter("m"))
+    await asyncio.sleep(0)
+    assert admission.waiting == 1
+    elsewhere = 7
+    admission.nudge()
+    (await waiting).leave()

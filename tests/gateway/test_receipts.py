@@ -24,6 +24,7 @@ class Decided:
     reason: str = "lowest cost: 0.13 s prefill here"
     predicted_cached_tokens: int = 320
     expected_cached_tokens: int = 352
+    handover: None = None
 
     def explain(self) -> Sequence[Mapping[str, object]]:
         return [{"replica": "a", "chosen": True}, {"replica": "b", "chosen": False}]
@@ -68,11 +69,12 @@ def test_a_receipt_tells_the_whole_story() -> None:
         "reason": "lowest cost: 0.13 s prefill here",
         "predicted_cached_tokens": 320,
         "expected_cached_tokens": 352,
+        "split": None,
         "candidates": [{"replica": "a", "chosen": True}, {"replica": "b", "chosen": False}],
     }
     assert told["attempts"] == [
-        {"replica": "b", "ending": "connection refused", "seconds": 0.01},
-        {"replica": "a", "ending": "ok", "seconds": 1.4},
+        {"replica": "b", "leg": None, "ending": "connection refused", "seconds": 0.01},
+        {"replica": "a", "leg": None, "ending": "ok", "seconds": 1.4},
     ]
     assert told["verdict"] == {
         "judged": True,

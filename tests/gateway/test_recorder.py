@@ -20,6 +20,7 @@ from router.gateway.recorder import (
     Recorder,
     Recording,
 )
+from router.gateway.stream import Usage
 from router.policy.decision import Whole
 from router.policy.load import load
 from router.prompt.prompt import Prompt
@@ -173,3 +174,13 @@ def test_what_finds_no_room_in_the_queue_is_dropped_and_counted(blocks: int, roo
     assert len(recording.take()) == room
     recording.note(exchange, 20, 60.0)
     assert len(recording.take()) == 1
+
+
+async def test_of_a_split_request_the_replica_that_computed_the_prompt_says_what_was_cached() -> None:
+    listener = Listener()
+    await listener.hear()
+    exchange = finished()
+    exchange.usage, exchange.donor = Usage(200, 1, 199), finished()
+    exchange.donor.usage = Usage(200, 1, 64)
+    listener.recording.note(exchange, 1, 1.0)
+    assert (await listener.hear())["cached_length"] == 64

@@ -17,6 +17,8 @@ from router.policy.load import load
 from router.policy.pickers import Turn
 from router.policy.pipeline import NamedFilter, Policy
 from router.policy.shadow import Shadow
+from router.policy.split import Split
+from router.policy.splitters import Pair
 from router.prompt.request import Endpoint
 from tests.policy.makers import candidate, columns
 
@@ -78,3 +80,16 @@ def test_a_broken_shadow_is_counted_told_once_and_harms_no_request() -> None:
     assert watched.sample("homing_shadow_faults_total", shadow="mine") == 3
     assert len(watched.said) == 1
     assert "no replicas of this kind" in watched.said[0]
+
+
+def test_of_a_split_request_it_has_no_opinion() -> None:
+    watched = Watched(load("least_loaded"), load("least_loaded"))
+    exchange = watched.serve()
+    whole = exchange.decision
+    assert isinstance(whole, Whole)
+    assert exchange.opinion is not None
+    exchange.decision = Split(whole, whole, Pair(0, 1, 0.1, 0.0, 0.0, 0.0, "split_joint"), whole, "split_joint")
+    watched.shadowing.consider(exchange)
+    assert exchange.opinion is None, "not even that of the attempt before"
+    assert watched.sample("homing_shadow_decisions_total", shadow="least_loaded", agree="true") == 1
+    assert not watched.said

@@ -119,7 +119,9 @@ class House:
         )
 
     def ask(self, prompt_tokens: int = 4_100, **rest: Any) -> Whole:  # Any: any field of Ask
-        return self.decider.decide(ask(prompt_tokens, **rest), now_seconds=10.0)
+        decision = self.decider.decide(ask(prompt_tokens, **rest), now_seconds=10.0)
+        assert isinstance(decision, Whole)
+        return decision
 
 
 def hashes(blocks: int) -> BlockHashes:

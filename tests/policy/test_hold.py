@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +16,8 @@ from router.policy.hold import MOST_REFUSALS, HoldRule, Line
 from router.policy.load import load
 from router.policy.pickers import Turn
 from router.policy.reading import parse
+from router.policy.split import Split
+from router.policy.splitters import Pair
 from tests.policy.makers import candidate, columns
 
 LATE = 1_000.0
@@ -43,6 +46,18 @@ def test_a_replica_has_room_until_a_step_of_prefill_waits_there() -> None:
     rule = HoldRule(ahead_tokens=8_192)
     assert rule.has_room(decided(candidate(0, queued_tokens=8_191)))
     assert not rule.has_room(decided(candidate(0, queued_tokens=8_192)))
+
+
+def test_a_split_request_has_room_where_its_donor_has_whatever_waits_at_its_taker() -> None:
+    whole = decided(candidate(0, queued_tokens=9_000), candidate(1))
+
+    def split(donor: int, taker: int) -> Split:
+        legs = [msgspec.structs.replace(whole, row=row) for row in (donor, taker)]
+        return Split(legs[0], legs[1], Pair(donor, taker, 0.1, 0.0, 0.0, 0.0, "split_joint"), whole, "split_joint")
+
+    rule = HoldRule(ahead_tokens=8_192)
+    assert rule.has_room(split(1, 0))
+    assert not rule.has_room(split(0, 1))
 
 
 def test_a_turn_is_put_off_by_the_work_where_it_is_least() -> None:

@@ -13,6 +13,7 @@ from tests.policy.makers import candidate, choice, columns, turn
 SHIPPED = (
     "cache_aware",
     "consistent_hash",
+    "disaggregated",
     "least_loaded",
     "longest_match",
     "power_of_two",
@@ -21,6 +22,7 @@ SHIPPED = (
     "session_sticky",
     "dualmap",
     "dynamo",
+    "dynamo_conditional",
     "llmd_affinity",
     "llmd_blend",
     "lmcache_first_holder",
@@ -28,8 +30,11 @@ SHIPPED = (
     "mooncake",
     "preble",
     "smg_cache_aware",
+    "split_always",
+    "split_never",
+    "split_threshold",
 )
-RIVALS = SHIPPED[8:]
+RIVALS = SHIPPED[9:]
 
 
 def test_the_shelf_holds_the_policies_we_promise_each_under_its_own_name() -> None:

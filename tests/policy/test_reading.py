@@ -67,7 +67,7 @@ picker: lowest
     )
     assert told == [
         "mine.yaml: nmae: is not a key of a policy. Did you mean 'name'? "
-        "Known: description, filters, hold, index, name, picker, scorers.",
+        "Known: description, filters, hold, index, name, picker, scorers, split.",
         "mine.yaml: name: is None, but must be a text of at least one letter. Add `name: ...`.",
         "mine.yaml: description: is '', but must be a text of at least one letter. Add `description: ...`.",
         "mine.yaml: filters[0]: 'bounded_lod' is not a filter. Did you mean 'bounded_load'? "

@@ -61,13 +61,19 @@ class Homing:
         return {str(receipt["client_request_id"]): receipt for receipt in answer["requests"]}
 
 
-def homing(replicas: Sequence[Replica], folder: Path) -> Homing:
+def homing(
+    replicas: Sequence[Replica], folder: Path, *, roles: Sequence[str] = (), policy: str | None = None
+) -> Homing:
     port, admin_port = free_ports(2)
-    settings = {
+    settings: dict[str, Any] = {
         "listen": {"host": "127.0.0.1", "port": port, "admin_port": admin_port},
         "replicas": [{"url": replica.url} for replica in replicas],
         "limits": {"notice_seconds": 0.0, "drain_seconds": 5.0},
     }
+    for entry, role in zip(settings["replicas"], roles, strict=False):
+        entry["role"] = role
+    if policy is not None:
+        settings["policy"] = policy
     file = folder / "homing.yaml"
     file.write_text(yaml.safe_dump(settings))
     command = [sys.executable, "-m", "router.cli", "serve", str(file), "--quiet"]

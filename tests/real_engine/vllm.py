@@ -29,6 +29,10 @@ ENVIRONMENT = {
 }
 
 
+KV_ROLES = {"prefill": "kv_producer", "decode": "kv_consumer"}
+NIXL_ENVIRONMENT = {"VLLM_NIXL_SIDE_CHANNEL_HOST": "127.0.0.1", "UCX_TLS": "tcp,self", "UCX_NET_DEVICES": "lo"}
+
+
 @dataclass(frozen=True, slots=True)
 class Cache:
     """How one replica caches. Small, so that a few hundred requests evict; the two differ on purpose."""
@@ -76,8 +80,16 @@ class Replica:
         return answers(f"{self.url}/health")
 
 
-def vllm(python: Path, model: Path, adapters: Mapping[str, Path], folder: Path, name: str, cache: Cache) -> Replica:
-    """A replica on free ports of loopback, not started yet."""
+def vllm(
+    python: Path,
+    model: Path,
+    adapters: Mapping[str, Path],
+    folder: Path,
+    name: str,
+    cache: Cache,
+    role: str | None = None,
+) -> Replica:
+    """A replica on free ports of loopback, not started yet. `role`: prefill or decode, over NIXL."""
     port, events, replay = free_ports(3)
     publisher = {
         "enable_kv_cache_events": True,
@@ -98,19 +110,24 @@ def vllm(python: Path, model: Path, adapters: Mapping[str, Path], folder: Path, 
         "--block-size": cache.block_size_tokens,
         "--num-gpu-blocks-override": cache.blocks,
         "--kv-cache-memory-bytes": 64 << 20,
-        "--max-lora-rank": 8,
-        "--max-loras": len(ADAPTERS),
         "--tool-call-parser": "hermes",
         "--kv-events-config": json.dumps(publisher),
     }
     switches = (
         *("--enforce-eager", "--enable-prefix-caching", "--enable-prompt-tokens-details"),
-        *("--enable-lora", "--enable-auto-tool-choice"),
+        "--enable-auto-tool-choice",
     )
+    environment = dict(ENVIRONMENT)
+    if role is not None:
+        transfer = {"kv_connector": "NixlConnector", "kv_role": KV_ROLES[role], "kv_buffer_device": "cpu"}
+        options["--kv-transfer-config"] = json.dumps(transfer)
+        environment |= {**NIXL_ENVIRONMENT, "VLLM_NIXL_SIDE_CHANNEL_PORT": str(free_ports(1)[0])}
     # On one machine the engines' computing must not keep the router from hearing them: elsewhere it is a GPU's.
     command: list[str | Path] = ["nice", "-n", "5", python, "-m", "vllm.entrypoints.openai.api_server", *switches]
     for option, value in options.items():
         command += [option, str(value)]
-    command += ["--lora-modules", *(f"{adapter}={path}" for adapter, path in adapters.items())]
-    process = Process(f"vLLM {name}", command, folder / f"{name}.log", ENVIRONMENT)
+    if adapters:
+        command += ["--enable-lora", "--max-lora-rank", "8", "--max-loras", str(len(ADAPTERS))]
+        command += ["--lora-modules", *(f"{adapter}={path}" for adapter, path in adapters.items())]
+    process = Process(f"vLLM {name}", command, folder / f"{name}.log", environment)
     return Replica(f"http://127.0.0.1:{port}", process)

@@ -18,6 +18,8 @@ from router.sim.replica import Replica, ReplicaSettings
 from router.sim.routes import Routes
 from router.sim.server import HttpListener
 from router.sim.text import SHIPPED_TOKENIZER, ChatTemplate, Tokens
+from router.sim.transfers import Patience, Transfers
+from router.sim.wires import Wires, WireTiming
 from tests.sim.fleets import FAST, free_ports
 
 RANK_HEADER = b"x-data-parallel-rank"
@@ -67,7 +69,10 @@ class Front:
             LIMITS.max_model_tokens,
             str(SHIPPED_TOKENIZER.resolve()),
         )
-        self._routes = [Routes(one, self.replicas, model, clock, self.listener.abort) for one in self.replicas]
+        transfers = Transfers(self.replicas, Wires(WireTiming()), Patience(), clock)
+        self._routes = [
+            Routes(one, self.replicas, model, clock, self.listener.abort, transfers=transfers) for one in self.replicas
+        ]
         self.listener.serve(self)  # type: ignore[arg-type] # any ASGI application can be served
 
     @property

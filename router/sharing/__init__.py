@@ -1,0 +1,1 @@
+"""What routers before one fleet tell each other."""
