@@ -82,3 +82,11 @@ def test_the_ladder_climbs_stage_after_stage() -> None:
     steps = ladder.climb(arm, [(3.0, 10.0), (6.0, 5.0)], seed=1, noise_ratio=0.0)
     assert [step.rate_per_second for step in steps] == [3.0, 6.0]
     assert all(0.0 < step.ttft_p90_seconds < 1.0 for step in steps), "after a warm-up nobody waits at such rates"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(lab.__file__).parent / "ablation").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_every_ablation_is_a_policy_that_differs_from_the_default(path: Path) -> None:
+    ablated, default = load(str(path)), load(lab.OURS)
+    assert (ablated.terms, ablated.picker, ablated.hold) != (default.terms, default.picker, default.hold)
