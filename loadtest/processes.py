@@ -13,13 +13,11 @@ from dataclasses import dataclass
 from loadtest.machine import ROOT
 from router.errors import ConfigError
 from router.sim.caller import Caller, CallFailed
+from router.sim.ports import free_run
 
 START_SECONDS = 60.0
 STOP_SECONDS = 10.0
 ASK_AGAIN_SECONDS = 0.1
-
-# Below the ephemeral range, with room for the event and replay ports of each replica above.
-FIRST_PORT, LAST_PORT, PORT_STEP = 21_000, 28_000, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,21 +99,3 @@ def free_ports(count: int) -> list[int]:
         for one in sockets:
             one.bind(("127.0.0.1", 0))
         return [one.getsockname()[1] for one in sockets]
-
-
-def free_run(replicas: int) -> int:
-    """The first port of a run that simulated replicas can take: p + i, p + 1000 + i and p + 2000 + i (R 6.4)."""
-    for first in range(FIRST_PORT, LAST_PORT, PORT_STEP):
-        if all(_is_free(first + base + number) for base in (0, 1000, 2000) for number in range(replicas)):
-            return first
-    raise ConfigError([f"No run of free ports for {replicas} simulated replicas from {FIRST_PORT} to {LAST_PORT}."])
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: a closed port may linger
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True

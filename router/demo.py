@@ -17,7 +17,6 @@ import asyncio
 import contextlib
 import itertools
 import json
-import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from router.sim.caller import Caller, CallFailed
 from router.sim.coding import CodingAgent, coding_conversations, standard_library
 from router.sim.drive import drive
 from router.sim.footprint import BLOCK_TOKENS, Footprint, footprint
+from router.sim.ports import free_run, is_free
 from router.sim.record import Record
 from router.sim.report import Summary, as_json, faults, side_by_side, summarise
 from router.sim.server import roles_of
@@ -58,9 +58,6 @@ SHAPE = CodingAgent(
 ARRIVALS = Arrivals(starts_per_second=6.0, think_seconds=2.0)
 RUN_SECONDS = 28.0  # what a file's conversations are spread over
 MAX_FILE_REQUESTS = 600
-
-# Below the ephemeral range, with room for the event and replay ports of each replica above.
-FIRST_PORT, LAST_PORT = 20_000, 29_000
 
 START_SECONDS = 30.0
 WARMED = ("prefill", "decode")
@@ -194,7 +191,7 @@ def _conversations(options: DemoOptions) -> tuple[Sequence[Conversation], Arriva
 @contextlib.asynccontextmanager
 async def _replicas(plan: Plan, seed: int, roles: Sequence[str]) -> AsyncIterator[list[str]]:
     """Fresh simulated replicas in a child process: their URLs, once all listen."""
-    port = _free_port(plan.replicas)
+    port = free_run(plan.replicas)
     arguments: dict[str, object] = {
         "--replicas": plan.replicas,
         "--port": port,
@@ -236,7 +233,7 @@ async def _stop(child: asyncio.subprocess.Process) -> None:
 
 
 def _settings(policy: str, urls: Sequence[str], ports: tuple[int, int], roles: Sequence[str]) -> config.Config:
-    port, admin_port = (port if port and _is_free(port) else 0 for port in ports)
+    port, admin_port = (port if port and is_free(port) else 0 for port in ports)
     listen = {"host": "127.0.0.1", "port": port, "admin_port": admin_port}
     tokens = {"tokenizer": str(SHIPPED_TOKENIZER)}
     names = [f"{role}-{number}" for number, role in enumerate(roles or ["replica"] * len(urls))]
@@ -320,24 +317,6 @@ def _tell_curl(console: Console, url: str, admin_url: str, policy: str) -> None:
         highlight=False,
         markup=False,
     )
-
-
-def _free_port(replicas: int) -> int:
-    offsets = tuple(base + replica for base in (0, 1000, 2000) for replica in range(replicas))
-    for port in range(FIRST_PORT, LAST_PORT, 10):
-        if all(_is_free(port + offset) for offset in offsets):
-            return port
-    raise ConfigError([f"No run of free ports between {FIRST_PORT} and {LAST_PORT} for simulated replicas."])
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: a closed port may linger
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 if __name__ == "__main__":

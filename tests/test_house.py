@@ -51,7 +51,15 @@ EDGES = frozenset(
         *("events/zmq.py", "events/pace.py", "events/streams.py"),
         "sharing/redis.py",
         *("policy/load.py", "lab/compare.py", "lab/record.py", "lab/run.py", "lab/simulate.py"),
-        *("sim/server.py", "sim/replica.py", "sim/publish.py", "sim/routes.py", "sim/generate.py", "sim/asgi.py"),
+        *(
+            "sim/server.py",
+            "sim/replica.py",
+            "sim/publish.py",
+            "sim/routes.py",
+            "sim/generate.py",
+            "sim/asgi.py",
+            "sim/ports.py",
+        ),
         *("sim/transfers.py", "sim/text.py", "sim/caller.py", "sim/drive.py", "sim/train_tokenizer.py"),
     }
 )

@@ -24,6 +24,7 @@ from router.gateway.account import Account
 from router.gateway.admission import Admission, Place
 from router.gateway.exchange import Answer, Carried, Exchange
 from router.gateway.failures import Phase, ProtocolFault, TimedOut
+from router.gateway.first import first_of
 from router.gateway.handoff import Ended, Handoff
 from router.gateway.headers import RawHeaders
 from router.gateway.holding import Holding
@@ -246,24 +247,16 @@ class Dispatch:
     async def _attempt(
         self, exchange: Exchange, seat: Seat, headers: RawHeaders, body: Sequence[bytes | memoryview]
     ) -> Answer | UpstreamError:
-        answered = False
         try:
-            response = await self._upstreams[seat].request("POST", exchange.endpoint.value, headers, body)
-            try:
-                chunk = await response.chunk()
-                answered = True
-            finally:
-                if not answered:
-                    response.abort()
+            answer = await first_of(self._upstreams[seat], exchange.endpoint.value, headers, body, seat)
         except UpstreamError as fault:
             self._account.attempt_failed(exchange, str(fault), self._clock.now())
             return fault
         except BaseException:  # hung up, or shutting down: neither good nor bad
             self._health.abandoned(seat, self._clock.now(), trial=exchange.trial)
             raise
-        answer = Answer(seat, response, chunk)
         if verdict(answer) is not Verdict.PASS:
-            self._account.attempt_failed(exchange, f"status {response.status}", self._clock.now())
+            self._account.attempt_failed(exchange, f"status {answer.response.status}", self._clock.now())
         return answer
 
     async def _attempt_split(

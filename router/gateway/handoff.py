@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import FIRST_COMPLETED
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from random import Random
 from urllib.parse import urlsplit
 
@@ -32,6 +32,7 @@ from router.fleet.replica import Seat
 from router.fleet.roster import Roster
 from router.gateway.exchange import Answer, Carried
 from router.gateway.failures import ConnectFailed, TimedOut
+from router.gateway.first import first_of
 from router.gateway.headers import RawHeaders
 from router.gateway.http1 import Timeouts
 from router.gateway.upstream import Upstream
@@ -176,20 +177,12 @@ class Handoff:
         return Answer(seat, response, refusal)
 
     async def _first(
-        self, upstream: Upstream, path: str, headers: RawHeaders, body: Sequence[bytes | memoryview], seat: Seat
+        self, upstream: Upstream, path: str, headers: RawHeaders, body: Pieces, seat: Seat
     ) -> Answer | UpstreamError:
-        answered = False
         try:
-            response = await upstream.request("POST", path, headers, body)
-            try:
-                chunk = await response.chunk()
-                answered = True
-            finally:
-                if not answered:
-                    response.abort()
+            return await first_of(upstream, path, headers, body, seat)
         except UpstreamError as fault:
             return fault
-        return Answer(seat, response, chunk)
 
     async def _watch(self, upstream: Upstream, path: str) -> UpstreamError:
         """Ends when the donor is found dead, with how."""

@@ -78,6 +78,7 @@ class Recording:
                 session=exchange.session_key,
                 cached_tokens=None if usage is None else usage.cached_tokens,
                 ttft_seconds=None if first_token is None else first_token - exchange.arrived_seconds,
+                queued_seconds=exchange.held_seconds + exchange.queue_seconds,
             )
         )
 

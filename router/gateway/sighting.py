@@ -2,8 +2,8 @@
 
 The line is Mooncake's, so that what replays those traces replays this one: arrival in milliseconds, tokens in and out,
 an id for each block of the prompt. Beside them stand the block size, the session, and what became of the request: how
-long it took, by which a replay knows how long its client thought before the next; its cached tokens and the time to its
-first one, by which a replay can be held against what really happened.
+long it took, by which a replay knows how long its client thought before the next; its cached tokens, the time to its
+first one and how much of that it waited for others, by which a replay can be held against what really happened.
 
 Prompts that begin alike have the same first ids; that is all the ids tell. Each is a keyed hash of the block's chained
 hash, under a secret that is drawn for the recording and kept nowhere: two recordings cannot be joined, nor can a
@@ -40,6 +40,7 @@ class Sighting(msgspec.Struct, frozen=True, gc=False):
     session: str | None
     cached_tokens: int | None = None  # as reported
     ttft_seconds: float | None = None  # of a stream
+    queued_seconds: float = 0.0  # of these, held at the gateway and, as predicted, behind others' prefills
 
 
 def finest(hashes: Mapping[int, BlockHashes]) -> tuple[BlockHashes | None, int]:
@@ -75,6 +76,7 @@ class Keys:
             told["cached_length"] = seen.cached_tokens
         if seen.ttft_seconds is not None:
             told["first_token"] = _rounded_ms(seen.ttft_seconds)
+            told["queued"] = _rounded_ms(seen.queued_seconds)
         return msgspec.json.encode(told)
 
     def _ids(self, blocks: BlockHashes) -> list[int]:

@@ -39,7 +39,7 @@ class Step:
     def difference(self) -> Difference | None:
         """In mean TTFT; None where too few requests were answered to tell."""
         try:
-            return difference(*([_first_tokens(one) for one in runs] for runs in (self.proposed, self.present)))
+            return difference(*([one.ttft_seconds for one in runs] for runs in (self.proposed, self.present)))
         except ValueError:
             return None
 
@@ -189,15 +189,6 @@ def _played(
     played = play_all(runs, jobs or os.cpu_count() or 1)
     groups = [played[at : at + seeds] for at in range(0, len(played), seeds)]
     return [Step(rate, *groups[2 * at : 2 * at + 2]) for at, rate in enumerate(ladder)]
-
-
-def _first_tokens(played: Played) -> dict[str, float]:
-    """Seconds to the first token, by request, in the order of arrival."""
-    return {
-        request: story.first_token_seconds - story.arrival_seconds
-        for request, story in sorted(played.stories.items(), key=lambda one: one[1].arrival_seconds)
-        if story.first_token_seconds is not None
-    }
 
 
 def _as_json(step: Step) -> dict[str, object]:

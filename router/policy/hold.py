@@ -52,7 +52,8 @@ class HoldRule:
 
     def turn_seconds(self, decision: Decision, now_seconds: float) -> float:
         """When its turn is, on the clock of `now_seconds`: later for more work."""
-        shortest = float(cost.prefill_seconds(decision.candidates).min())
+        candidates = decision.candidates
+        shortest = float(cost.prefill_seconds(candidates)[candidates.allowed].min())
         return now_seconds + self.patience * shortest
 
 

@@ -35,6 +35,7 @@ class Became(msgspec.Struct, frozen=True):
     input_length: int
     cached_length: int | None = None  # tokens
     first_token: float | None = None  # milliseconds from its arrival
+    queued: float | None = None  # of these, milliseconds that it waited for others, as far as the gateway knew
 
 
 @dataclass(frozen=True, slots=True)

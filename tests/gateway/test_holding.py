@@ -112,3 +112,19 @@ async def test_when_nobody_is_left_to_wait_for_all_are_told() -> None:
         with pytest.raises(NoReplica):
             await task
     assert holding.waiting == 0
+
+
+async def test_a_bug_ends_the_request_it_meets_and_the_others_go_on() -> None:
+    holding, replicas, _ = held()
+
+    def broken(forced: bool) -> bool:
+        raise ZeroDivisionError
+
+    one = asyncio.ensure_future(holding.wait("m", None, broken))
+    other = asyncio.ensure_future(holding.wait("m", None, replicas.goes("other")))
+    await settle()
+    replicas.room = 1
+    with pytest.raises(ZeroDivisionError):
+        await one
+    await other
+    assert replicas.sent == ["other"]

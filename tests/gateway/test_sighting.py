@@ -35,8 +35,8 @@ def test_a_line_is_mooncakes_with_block_size_and_session() -> None:
 
 
 def test_what_became_of_a_request_is_told_where_it_is_known() -> None:
-    told = line(Sighting(0.0, 900, 20, 2.5, None, 0, None, cached_tokens=128, ttft_seconds=0.1234))
-    assert (told["cached_length"], told["first_token"]) == (128, 120)
+    told = line(Sighting(0.0, 900, 20, 2.5, None, 0, None, cached_tokens=128, ttft_seconds=0.1234, queued_seconds=0.02))
+    assert (told["cached_length"], told["first_token"], told["queued"]) == (128, 120, 20)
 
 
 def test_times_are_rounded_to_ten_milliseconds() -> None:

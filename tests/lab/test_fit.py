@@ -24,6 +24,13 @@ def test_those_who_waited_do_not_make_an_engine_slow() -> None:
     assert speedup(told, FIT) == pytest.approx(2.0)
 
 
+def test_where_the_gateway_knew_who_waited_only_the_others_tell() -> None:
+    alone = [Became(4_000, 0, one.first_token, queued=0.0) for one in [answered(2.0, 4_000)] * LEAST_REQUESTS]
+    waited = Became(4_000, 0, 1e3 * alone_seconds(FIT, 4_000, 0) / 2.0 + 5_000, queued=5_000.0)
+    assert speedup([*alone, *[waited] * 900], FIT) == pytest.approx(2.0)
+    assert speedup([alone[0], *[waited] * 900], FIT) == pytest.approx(speedup([waited] * 900, FIT))
+
+
 def test_prompts_nearly_all_cached_and_answers_that_told_nothing_are_passed_over() -> None:
     told = [answered(2.0, 4_000) for _ in range(LEAST_REQUESTS)]
     assert speedup([*told, *([answered(9.0, 4_000, cached=3_900), Became(4_000), Became(4_000, 0)] * 40)], FIT) == (

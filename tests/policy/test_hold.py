@@ -67,6 +67,8 @@ def test_a_turn_is_put_off_by_the_work_where_it_is_least() -> None:
     assert rule.turn_seconds(cold, 5.0) == pytest.approx(5.0 + 10 * 4_096 / 8_000)
     assert rule.turn_seconds(warm, 5.0) == pytest.approx(5.0 + 10 * 96 / 8_000)
     assert HoldRule(patience=0).turn_seconds(cold, 5.0) == 5.0
+    away = decided(candidate(0), candidate(1, matched_tokens=4_000, allowed=False))
+    assert rule.turn_seconds(away, 5.0) == rule.turn_seconds(cold, 5.0)
 
 
 def test_little_work_passes_long_work_but_not_once_that_has_waited_for_its_turn() -> None:

@@ -50,6 +50,16 @@ class Stage:
         explained = {"x-homing-explain": "1", **(headers or {})}
         return await self.http.post(f"{self.url}/v1/chat/completions", json=body, headers=explained)
 
+    async def served_by(self, text: str, count: int = 4) -> set[str]:
+        """Who answers so many of the same chat, one after another."""
+        answers = [await self.ask(text) for _ in range(count)]
+        assert {answer.status_code for answer in answers} == {200}
+        return {answer.headers["x-homing-replica"] for answer in answers}
+
+    def known(self) -> list[str]:
+        """The replicas there are, by id."""
+        return [self.house.roster.replica(seat).id for seat in self.house.roster.present()]
+
     async def metric(self, line_start: str) -> float:
         """The sum of the samples whose line begins so."""
         text = (await self.http.get(f"{self.house.admin_url}/metrics")).text

@@ -36,39 +36,29 @@ async def control(one: Stage, method: str, path: str, **body: Any) -> Any:
     return answer.json()
 
 
-async def served_by(one: Stage, count: int = 4) -> set[str]:
-    answers = [await one.ask(LONG) for _ in range(count)]
-    assert {answer.status_code for answer in answers} == {200}
-    return {answer.headers["x-homing-replica"] for answer in answers}
-
-
-def known(one: Stage) -> list[str]:
-    return [one.house.roster.replica(seat).id for seat in one.house.roster.present()]
-
-
 async def test_a_replica_is_added_drained_resumed_and_removed_under_a_stream() -> None:
     fleet = fleet_config(replicas=2)
     async with serving(fleet), house(fleet, 0) as one:
-        assert await served_by(one) == {"r0"}
+        assert await one.served_by(LONG) == {"r0"}
         added = await control(one, "POST", "replicas", url=one.replica_url(1), id="r1")
         assert (added["source"], added["draining"]) == ("operator", False)
-        await one.until(lambda: len(known(one)) == 2)
+        await one.until(lambda: len(one.known()) == 2)
         await one.settled()
-        assert await served_by(one) == {"r0", "r1"}
+        assert await one.served_by(LONG) == {"r0", "r1"}
         await one.order(1, slow=30.0)
         under_way = [asyncio.create_task(one.ask(LONG, max_tokens=100)) for _ in range(2)]
         await one.until(lambda: one.house.seating.open_requests("r1") == 1)
         drained = await control(one, "POST", "replicas/r1/drain")
         assert (drained["draining"], drained["open_requests"]) == (True, 1)
-        assert await served_by(one) == {"r0"}
+        assert await one.served_by(LONG) == {"r0"}
         assert await one.metric('homing_replica_draining{replica="r1"}') == 1
         assert {(await task).status_code for task in under_way} == {200}
         seat = one.house.roster.present()[1]
         assert one.house.trust.of(seat) is Trust.EXACT  # a drained replica is heard all the while
         await control(one, "POST", "replicas/r1/resume")
-        assert await served_by(one) == {"r0", "r1"}
+        assert await one.served_by(LONG) == {"r0", "r1"}
         assert (await control(one, "DELETE", "replicas/r1"))["servers"][0]["replica"] == "r0"
-        assert await served_by(one) == {"r0"}
+        assert await one.served_by(LONG) == {"r0"}
         await one.nothing_left()
         await one.until(lambda: not one.house.seating.leaving)
         assert 'replica="r1"' not in (await one.http.get(f"{one.house.admin_url}/metrics")).text
@@ -90,22 +80,22 @@ async def test_replicas_follow_a_file_and_a_broken_file_changes_nothing(tmp_path
     async with serving(fleet), house(fleet, 0, discovery={"file": str(path)}) as one:
         entry = f"- {{url: {one.replica_url(1)}, id: r1}}\n"
         path.write_text(entry)
-        await one.until(lambda: known(one) == ["r0", "r1"])
+        await one.until(lambda: one.known() == ["r0", "r1"])
         await one.settled()
-        assert await served_by(one) == {"r0", "r1"}
+        assert await one.served_by(LONG) == {"r0", "r1"}
         path.write_text("- {url: nowhere}")
         await one.until(lambda: any("stays as it was" in line for line in one.said))
         assert await one.metric('homing_discovery_up{source="file"}') == 0
-        assert known(one) == ["r0", "r1"]
+        assert one.known() == ["r0", "r1"]
         path.write_text(f"- {{url: {one.replica_url(1)}, id: r1, draining: true}}\n")
         await one.until(lambda: "r1: drains; it is sent nothing new" in one.said)
-        assert await served_by(one) == {"r0"}
+        assert await one.served_by(LONG) == {"r0"}
         path.write_text("[]")
-        await one.until(lambda: known(one) == ["r0"])
+        await one.until(lambda: one.known() == ["r0"])
         path.write_text(entry)
-        await one.until(lambda: known(one) == ["r0", "r1"])
+        await one.until(lambda: one.known() == ["r0", "r1"])
         await one.settled()
-        assert await served_by(one) == {"r0", "r1"}
+        assert await one.served_by(LONG) == {"r0", "r1"}
 
 
 async def test_who_has_no_token_changes_nothing_and_is_told_why() -> None:
@@ -123,7 +113,7 @@ async def test_who_has_no_token_changes_nothing_and_is_told_why() -> None:
             f"{admin}/homing/replicas", headers=TOKEN, json={"url": one.replica_url(0), "id": "r0"}
         )
         assert (twice.status_code, twice.json()["error"]["code"]) == (409, "replica_exists")
-        assert known(one) == ["r0"]
+        assert one.known() == ["r0"]
         paths = (await one.http.get(f"{admin}/openapi.json")).json()["paths"]
         assert {"/homing/replicas/{name}/drain", "/homing/servers"} <= set(paths)
 
@@ -133,20 +123,20 @@ async def test_without_a_configured_token_nobody_may_change_the_fleet() -> None:
     async with serving(fleet), house(fleet, 0, auth={}) as one:
         answer = await one.http.delete(f"{one.house.admin_url}/homing/replicas/r0", headers=TOKEN)
         assert (answer.status_code, answer.json()["error"]["code"]) == (403, "no_admin_token")
-        assert known(one) == ["r0"]
+        assert one.known() == ["r0"]
 
 
 async def test_a_replica_that_comes_and_goes_leaves_nothing_behind() -> None:
     fleet = fleet_config(replicas=2)
     async with serving(fleet), house(fleet, 0) as one:
         index, roster = one.house.index, one.house.roster
-        await served_by(one)
+        await one.served_by(LONG)
         tasks = len(asyncio.all_tasks())
         slots = index.slots.count
         for _ in range(5):
             await control(one, "POST", "replicas", url=one.replica_url(1), id="r1")
             await one.settled()
-            assert "r1" in await served_by(one)
+            assert "r1" in await one.served_by(LONG)
             seat = roster.present()[1]
             assert index.held_blocks(seat) > 0
             await control(one, "DELETE", "replicas/r1")
@@ -155,7 +145,7 @@ async def test_a_replica_that_comes_and_goes_leaves_nothing_behind() -> None:
         await one.until(lambda: not index.purge(1000))
         assert index.slots.count <= slots + 2  # a slot is another's only once its purge is complete (R 4.2)
         await one.until(lambda: len(asyncio.all_tasks()) <= tasks)  # its probe, its stream and its proof have ended
-        assert known(one) == ["r0"]
+        assert one.known() == ["r0"]
         metrics = (await one.http.get(f"{one.house.admin_url}/metrics")).text
         assert 'replica="r1"' not in metrics
         await one.nothing_left()
