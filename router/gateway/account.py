@@ -122,6 +122,7 @@ class Account:
         exchange.decision, exchange.lease, exchange.sent_seconds = decision, lease, now_seconds
         exchange.attempting, exchange.sent = True, None
         exchange.stream_trust = books.ingest.trust(seat)
+        exchange.batches_before = books.silence.batches(seat)
         exchange.sibling = expected_tokens > predicted_tokens
         size = decision.block_size_tokens
         hashes = prompt.hashes.get(size) if size is not None else None
@@ -288,7 +289,7 @@ class Account:
         if size is not None and exchange.hashes and not request.prompt_logprobs:
             cached_blocks = (exchange.predicted_cached_tokens if reported is None else reported) // size
             if min(len(exchange.hashes), (prompt.prompt_tokens - 1) // size) > cached_blocks:
-                books.silence.finished(seat)
+                books.silence.finished(seat, exchange.batches_before)
         if exchange.first_token_seconds is not None:
             cached = reported if reported is not None else exchange.expected_cached_tokens
             books.rates.observe(

@@ -68,6 +68,7 @@ class Exchange(msgspec.Struct):
     attempting: bool = False  # an attempt is open that `attempts` does not tell of yet
     sent: Sent | None = None  # what the event side wants back with the report
     stream_trust: Trust = Trust.GUESSED
+    batches_before: int = 0  # of the replica's KV events, heard when it was sent
     predicted_cached_tokens: int = 0
     expected_cached_tokens: int = 0
     queue_seconds: float = 0.0

@@ -8,7 +8,7 @@ SEAT, OTHER = Seat(0), Seat(1)
 
 def finish(silence: Silence, count: int) -> None:
     for _ in range(count):
-        silence.finished(SEAT)
+        silence.finished(SEAT, silence.batches(SEAT))
 
 
 def test_requests_that_must_have_stored_blocks_and_no_batch_at_two_looks_are_a_silent_publisher() -> None:
@@ -34,4 +34,13 @@ def test_one_batch_between_two_looks_is_enough_to_be_heard() -> None:
 def test_a_few_requests_prove_nothing() -> None:
     silence = Silence()
     finish(silence, ENOUGH - 1)
+    assert not any(silence.look(SEAT) for _ in range(5))
+
+
+def test_answers_that_end_after_the_batch_that_told_of_their_blocks_prove_nothing() -> None:
+    silence = Silence()
+    before = silence.batches(SEAT)
+    silence.heard(SEAT)
+    for _ in range(10 * ENOUGH):
+        silence.finished(SEAT, before)
     assert not any(silence.look(SEAT) for _ in range(5))

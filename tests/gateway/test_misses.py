@@ -193,7 +193,7 @@ def test_pulses_reach_back_far_in_little_room() -> None:
 def test_a_silent_publisher_is_held_against_its_replica() -> None:
     house = House()
     for _ in range(ENOUGH):
-        house.silence.finished(HERE)
+        house.silence.finished(HERE, 0)
     house.silence.look(HERE)
     assert house.silence.look(HERE)
     found = house.misses.suspicion(HERE)
