@@ -64,6 +64,19 @@ class Candidate:
     allowed: bool = True  # healthy, below its cap and not tried already
 
 
+class Figures(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """What is read of the chosen replica, as plain numbers: an element of a column costs ten times as much."""
+
+    seat: Seat
+    replica: ReplicaId
+    held_tokens: float
+    expected_tokens: float
+    queued_tokens: float
+    seconds_per_token: float
+    belief: float
+    work_tokens: int  # of all prompts in the body
+
+
 class Candidates(msgspec.Struct, frozen=True, eq=False, gc=False):
     """All replicas that serve the model, as columns of equal length, in ascending order of seat. Nobody writes to them.
 
@@ -96,6 +109,18 @@ class Candidates(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def figures(self, row: int) -> Figures:
+        return Figures(
+            self.seats.item(row),  # type: ignore[arg-type]  # calling Seat costs twice as much
+            self.ids[row],
+            self.held_tokens.item(row),
+            self.expected_tokens.item(row),
+            self.queued_tokens.item(row),
+            self.seconds_per_token.item(row),
+            self.belief.item(row),
+            self.prompt_tokens + self.other_tokens,
+        )
 
     def row(self, row: int) -> Candidate:
         return Candidate(

@@ -23,7 +23,7 @@ from router.fleet.replica import BoolArray, Facts, FloatArray, IntArray, Replica
 from router.index.base import Index
 from router.index.open_blocks import OpenBlocks
 from router.policy.candidate import Ask, Candidates, KeyArray, id_keys
-from router.policy.decision import Whole
+from router.policy.decision import chosen
 from router.policy.divider import Divider
 from router.policy.pickers import Turn
 from router.policy.pipeline import Policy
@@ -199,7 +199,7 @@ class Decider:
         if eased:
             rule = f"{SLOW_START}+{rule}"
         turn.last_seat = Seat(seats.item(row))
-        return Whole(candidates, row, fleet.block_sizes[row], self.policy, rule, total_seconds)
+        return chosen(candidates, row, fleet.block_sizes[row], self.policy, rule, total_seconds)
 
     def _in_pools(
         self,
@@ -240,7 +240,7 @@ class Decider:
             )
         turn.last_seat = Seat(candidates.seats.item(alone.row))
         rule = f"{SLOW_START}+{alone.rule}+{why}" if eased else f"{alone.rule}+{why}"
-        return Whole(candidates, alone.row, fleet.block_sizes[alone.row], self.policy, rule, alone.cost_seconds)
+        return chosen(candidates, alone.row, fleet.block_sizes[alone.row], self.policy, rule, alone.cost_seconds)
 
     def _fleet(self, model: str) -> _Fleet:
         if self._fleets_version != self._roster.version:

@@ -13,13 +13,13 @@ import msgspec
 
 from router.fleet.replica import FloatArray, ReplicaId, Seat
 from router.index.base import Trust
-from router.policy.candidate import Candidates
+from router.policy.candidate import Candidate, Candidates, Figures
 
 # Price terms below this say nothing to a reader.
 WORTH_TELLING_SECONDS = 0.00005
 
 # The two structs, their scalars and the headers of their arrays, as sys.getsizeof over the parts tells.
-FIXED_BYTES = 1_500
+FIXED_BYTES = 1_700
 
 
 class Pricing(Protocol):
@@ -34,8 +34,9 @@ class Pricing(Protocol):
 class Whole(msgspec.Struct, frozen=True, eq=False, gc=False):
     """The whole request goes to one replica."""
 
-    candidates: Candidates
+    candidates: Candidates  # all who could have answered
     row: int  # of the chosen one
+    here: Figures  # its numbers
     block_size_tokens: int | None  # of the replica; None: not known, so nothing was matched there
     pricing: Pricing
     rule: str  # which guards, filters and picker decided
@@ -47,11 +48,11 @@ class Whole(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     @property
     def seat(self) -> Seat:
-        return self.candidates.seats.item(self.row)  # type: ignore[return-value]  # calling Seat costs twice as much
+        return self.here.seat
 
     @property
     def replica(self) -> ReplicaId:
-        return self.candidates.ids[self.row]
+        return self.here.replica
 
     @property
     def trust(self) -> Trust:
@@ -60,29 +61,28 @@ class Whole(msgspec.Struct, frozen=True, eq=False, gc=False):
     @property
     def predicted_cached_tokens(self) -> int:
         """The part told by events, or guessed: what the engine's report is judged against, whatever the trust."""
-        return int(self.candidates.held_tokens.item(self.row))
+        return int(self.here.held_tokens)
 
     @property
     def expected_cached_tokens(self) -> int:
         """The same or more: with what our requests in flight will have put there (R 4.6)."""
-        return int(self.candidates.expected_tokens.item(self.row))
+        return int(self.here.expected_tokens)
 
     @property
     def uncached_tokens(self) -> int:
         """Prefill work to charge: all prompts of the body, less the cached tokens that trust lets us count on."""
-        columns, row = self.candidates, self.row
-        believed_tokens = int(columns.expected_tokens.item(row) * columns.belief.item(row))
-        return columns.prompt_tokens + columns.other_tokens - believed_tokens
+        here = self.here
+        return here.work_tokens - int(here.expected_tokens * here.belief)
 
     @property
     def queue_seconds(self) -> float:
         """Predicted, until our prefill starts."""
-        return self.candidates.queued_tokens.item(self.row) / self.candidates.tokens_per_second.item(self.row)
+        return self.here.queued_tokens * self.here.seconds_per_token
 
     @property
     def prefill_seconds(self) -> float:
         """Predicted, for our own prefill."""
-        return self.uncached_tokens / self.candidates.tokens_per_second.item(self.row)
+        return self.uncached_tokens * self.here.seconds_per_token
 
     @property
     def first_token_seconds(self) -> float:
@@ -97,16 +97,17 @@ class Whole(msgspec.Struct, frozen=True, eq=False, gc=False):
     @property
     def reason(self) -> str:
         """One sentence: the rule, the price here, and the best alternative."""
-        terms = self.pricing.price_terms(self.candidates)
+        candidates = self.candidates
+        terms = self.pricing.price_terms(candidates)
         if not terms:
-            return f"{self.rule}, of {int(self.candidates.allowed.sum())} replicas"
+            return f"{self.rule}, of {int(candidates.allowed.sum())} replicas"
         here = f"{self.rule}: {_price(terms, self.row)} here"
-        others = [row for row in self.candidates.allowed.nonzero()[0].tolist() if row != self.row]
+        others = [row for row in candidates.allowed.nonzero()[0].tolist() if row != self.row]
         if not others:
             return f"{here}; no other replica may be chosen"
         best = min(others, key=self.total_seconds.item)
         relation = "next best" if self.total_seconds.item(best) >= self.cost_seconds else "cheaper but passed over:"
-        return f"{here}; {relation} {self.candidates.ids[best]}: {_price(terms, best)}"
+        return f"{here}; {relation} {candidates.ids[best]}: {_price(terms, best)}"
 
     @property
     def handover(self) -> None:
@@ -115,9 +116,10 @@ class Whole(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     def explain(self) -> list[dict[str, object]]:
         """One entry per candidate, the chosen one first, then by cost; tokens, seconds and plain values only."""
-        terms = self.pricing.price_terms(self.candidates)
-        order = sorted(range(len(self.candidates)), key=lambda row: (row != self.row, self.total_seconds.item(row)))
-        return [self._entry(row, terms) for row in order]
+        candidates = self.candidates
+        terms = self.pricing.price_terms(candidates)
+        order = sorted(range(len(candidates)), key=lambda row: (row != self.row, self.total_seconds.item(row)))
+        return [self._entry(candidates.row(row), row, terms) for row in order]
 
     @property
     def byte_size(self) -> int:
@@ -129,8 +131,7 @@ class Whole(msgspec.Struct, frozen=True, eq=False, gc=False):
         counted = 7 if columns.used_tokens is columns.shared_tokens else 9
         return FIXED_BYTES + rows * (8 * counted + 1)
 
-    def _entry(self, row: int, terms: Mapping[str, FloatArray]) -> dict[str, object]:
-        one = self.candidates.row(row)
+    def _entry(self, one: Candidate, row: int, terms: Mapping[str, FloatArray]) -> dict[str, object]:
         return {
             "replica": one.replica,
             "chosen": row == self.row,
@@ -160,3 +161,10 @@ def _price(terms: Mapping[str, FloatArray], row: int) -> str:
 
 def _told(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds >= 0.01 else f"{seconds * 1000:.1f} ms"
+
+
+def chosen(
+    candidates: Candidates, row: int, block_size: int | None, pricing: Pricing, rule: str, total_seconds: FloatArray
+) -> Whole:
+    """The decision for one row of columns."""
+    return Whole(candidates, row, candidates.figures(row), block_size, pricing, rule, total_seconds)

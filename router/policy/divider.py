@@ -8,7 +8,7 @@ from router.fleet.pairs import Pairs
 from router.fleet.replica import BoolArray, FloatArray
 from router.policy import cost
 from router.policy.candidate import Ask, Candidates
-from router.policy.decision import Pricing, Whole
+from router.policy.decision import Pricing, Whole, chosen
 from router.policy.pickers import Turn
 from router.policy.pipeline import Choice
 from router.policy.pools import Pools
@@ -57,7 +57,7 @@ class Divider:
             return pair
 
         def leg(row: int, rule: str) -> Whole:
-            return Whole(candidates, row, block_sizes[row], pricing, rule, price_seconds)
+            return chosen(candidates, row, block_sizes[row], pricing, rule, price_seconds)
 
         stays = None if alone is None else leg(alone.row, alone.rule)
         return Split(leg(pair.donor, "prefill_leg"), leg(pair.taker, "decode_leg"), pair, stays, pair.rule)

@@ -48,7 +48,7 @@ class HoldRule:
         """Whether the chosen replica can take the request now; of a split one the donor, whose prefill work is all that
         the prompt waits for: its taker computes nothing."""
         computes = decision.prefill if isinstance(decision, Split) else decision
-        return decision.candidates.queued_tokens.item(computes.row) < self.ahead_tokens
+        return computes.here.queued_tokens < self.ahead_tokens
 
     def turn_seconds(self, decision: Decision, now_seconds: float) -> float:
         """When its turn is, on the clock of `now_seconds`: later for more work."""

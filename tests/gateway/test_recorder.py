@@ -21,7 +21,7 @@ from router.gateway.recorder import (
     Recording,
 )
 from router.gateway.stream import Usage
-from router.policy.decision import Whole
+from router.policy.decision import chosen
 from router.policy.load import load
 from router.prompt.prompt import Prompt
 from router.prompt.request import Endpoint
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.looptime
 
 POLICY = load("round_robin")
 CANDIDATES = columns(candidate(0))
-DECIDED = Whole(CANDIDATES, 0, 64, POLICY, "round_robin", choice(POLICY, CANDIDATES).cost_seconds)
+DECIDED = chosen(CANDIDATES, 0, 64, POLICY, "round_robin", choice(POLICY, CANDIDATES).cost_seconds)
 
 
 def finished(

@@ -11,7 +11,7 @@ from router.gateway.exchange import Exchange
 from router.gateway.shadowing import Shadowing
 from router.metrics import Metrics
 from router.policy.candidate import Candidates
-from router.policy.decision import Whole
+from router.policy.decision import Whole, chosen
 from router.policy.filters import Kept
 from router.policy.load import load
 from router.policy.pickers import Turn
@@ -42,7 +42,7 @@ class Watched:
         candidates = columns(candidate(0, matched_tokens=4_000, queued_tokens=8_000), candidate(1))
         row, rule, cost = self.live.choose(candidates, candidates.allowed.nonzero()[0], Turn(Random(1)))
         exchange = Exchange("id", None, Endpoint.CHAT, 0.0, 0.0, explained=False, model="m")
-        exchange.decision = Whole(candidates, row, 16, self.live, rule, cost)
+        exchange.decision = chosen(candidates, row, 16, self.live, rule, cost)
         self.shadowing.consider(exchange)
         return exchange
 

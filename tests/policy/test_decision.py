@@ -9,7 +9,7 @@ import pytest
 
 from router.index.base import Trust
 from router.policy.candidate import Candidate
-from router.policy.decision import Whole
+from router.policy.decision import Whole, chosen
 from router.policy.load import load
 from tests.policy.makers import candidate, choice, columns
 
@@ -17,7 +17,7 @@ from tests.policy.makers import candidate, choice, columns
 def decision(policy_name: str, *rows: Candidate, session: int | None = None) -> Whole:
     policy, candidates = load(policy_name), columns(*rows, session=session)
     row, rule, total_seconds = choice(policy, candidates)
-    return Whole(candidates, row, 16, policy, rule, total_seconds)
+    return chosen(candidates, row, 16, policy, rule, total_seconds)
 
 
 def test_the_reason_sets_the_price_here_beside_the_next_best() -> None:

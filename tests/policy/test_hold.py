@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from router.errors import ConfigError
 from router.policy.candidate import Candidate
-from router.policy.decision import Whole
+from router.policy.decision import Whole, chosen
 from router.policy.hold import MOST_REFUSALS, HoldRule, Line
 from router.policy.load import load
 from router.policy.pickers import Turn
@@ -26,7 +26,7 @@ LATE = 1_000.0
 def decided(*rows: Candidate) -> Whole:
     policy, candidates = load("least_loaded"), columns(*rows)
     row, rule, cost = policy.choose(candidates, candidates.allowed.nonzero()[0], Turn(Random(1)))
-    return Whole(candidates, row, 16, policy, rule, cost)
+    return chosen(candidates, row, 16, policy, rule, cost)
 
 
 def let_go(line: Line[str], now_seconds: float = 0.0, room: int = 100) -> list[str]:
@@ -52,7 +52,8 @@ def test_a_split_request_has_room_where_its_donor_has_whatever_waits_at_its_take
     whole = decided(candidate(0, queued_tokens=9_000), candidate(1))
 
     def split(donor: int, taker: int) -> Split:
-        legs = [msgspec.structs.replace(whole, row=row) for row in (donor, taker)]
+        figures = whole.candidates.figures
+        legs = [msgspec.structs.replace(whole, row=row, here=figures(row)) for row in (donor, taker)]
         return Split(legs[0], legs[1], Pair(donor, taker, 0.1, 0.0, 0.0, 0.0, "split_joint"), whole, "split_joint")
 
     rule = HoldRule(ahead_tokens=8_192)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from router.policy.candidate import Candidate
-from router.policy.decision import Whole
+from router.policy.decision import Whole, chosen
 from router.policy.load import load
 from router.policy.pickers import Turn
 from router.policy.pipeline import Policy
@@ -27,7 +27,7 @@ COLD = candidate(1)
 def decided(live: Policy, *rows: Candidate) -> Whole:
     candidates = columns(*rows)
     row, rule, cost = live.choose(candidates, candidates.allowed.nonzero()[0], Turn(Random(1)))
-    return Whole(candidates, row, 16, live, rule, cost)
+    return chosen(candidates, row, 16, live, rule, cost)
 
 
 def opinion(shadow: Policy, live: Policy, *rows: Candidate) -> Opinion:
