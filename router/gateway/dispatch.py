@@ -192,19 +192,19 @@ class Dispatch:
 
     async def _in_turn(self, exchange: Exchange, place: Place, holding: Holding) -> Decision:
         """The same, as soon as the replica that is chosen has room."""
-        now = self._clock.now()
+        began = self._clock.now()
         decision: Decision | None = None
         try:
-            decision = self._decide(exchange, (), now)
+            decision = self._decide(exchange, (), began)
             if holding.rule.has_room(decision):
-                return self._charge(exchange, place, decision, now)
+                return self._charge(exchange, place, decision, began)
         except AllBusy:
             pass  # one of them will not be for long
 
         def goes(forced: bool) -> bool:
             now = self._clock.now()
             try:
-                decision = self._decide(exchange, (), now)
+                decision = self._decide(exchange, (), now, now - began)
             except AllBusy:
                 if forced:
                     raise
@@ -225,12 +225,12 @@ class Dispatch:
                     donor = exchange.decision.prefill.seat
                     self._health.abandoned(donor, self._clock.now(), trial=exchange.donor.trial)
             raise
-        exchange.held_seconds = exchange.sent_seconds - now
+        exchange.held_seconds = exchange.sent_seconds - began
         assert exchange.decision is not None
         return exchange.decision
 
-    def _decide(self, exchange: Exchange, tried: Sequence[Seat], now: float) -> Decision:
-        decision = self._decider.decide(exchange.ask(frozenset(tried)), now)
+    def _decide(self, exchange: Exchange, tried: Sequence[Seat], now: float, waited_seconds: float = 0.0) -> Decision:
+        decision = self._decider.decide(exchange.ask(frozenset(tried), waited_seconds), now)
         self._decision_times.observe(self._decision_row, self._clock.now() - now)
         return decision
 

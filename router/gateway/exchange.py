@@ -93,7 +93,7 @@ class Exchange(msgspec.Struct):
         usage = None if self.donor is None else self.donor.usage
         return None if usage is None else usage.cached_tokens
 
-    def ask(self, tried: frozenset[Seat]) -> Ask:
+    def ask(self, tried: frozenset[Seat], waited_seconds: float = 0.0) -> Ask:
         """The question for the decider."""
         assert self.request is not None
         assert self.prompt is not None
@@ -106,5 +106,6 @@ class Exchange(msgspec.Struct):
             session_key=self.session_key,
             prefix_key=prompt.prefix_key,
             exclude=tried,
+            waited_seconds=waited_seconds,
             handshakes=self.handshakes,
         )

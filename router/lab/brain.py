@@ -8,7 +8,7 @@ one probe interval late.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -41,6 +41,7 @@ from router.index.counters import Counters
 from router.index.guessed import Guessed
 from router.index.in_flight import InFlight
 from router.index.memory import MemoryIndex
+from router.index.open_blocks import OpenBlocks
 from router.metrics import Metrics
 from router.policy.decider import AllBusy, Decider, open_blocks_for
 from router.policy.hold import Line
@@ -74,6 +75,7 @@ class Setup:
     max_in_flight: int | None = None
     roles: tuple[Role, ...] = ()  # by replica, of a fleet that can hand KV over; empty: it cannot
     slow_start_seconds: float = 0.0
+    open_blocks: Callable[[Iterable[Policy]], OpenBlocks | None] = open_blocks_for
 
 
 class Brain:
@@ -98,7 +100,7 @@ class Brain:
         self._replaying: set[int] = set()  # replicas that were asked for what is missing
         self._beat = 0.0
         self._line = Line[Arrival]()
-        self.open_blocks = open_blocks_for([setup.policy])
+        self.open_blocks = setup.open_blocks([setup.policy])
         self.pairs = Pairs()
         self.decider = Decider(
             policy=setup.policy,
@@ -281,7 +283,7 @@ class Brain:
 
     def _decide(self, exchange: Exchange, now: float) -> Decision | None:
         try:
-            return self.decider.decide(exchange.ask(frozenset()), now)
+            return self.decider.decide(exchange.ask(frozenset(), now - exchange.arrived_seconds), now)
         except (NoReplica, AllBusy):
             return None
 

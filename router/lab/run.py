@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from random import Random
 
 from router.fleet.replica import Role
+from router.index.open_blocks import OpenBlocks
 from router.lab.brain import Brain, Setup
 from router.lab.outcome import Outcome, outcome
 from router.lab.workloads import Load, WorkloadAt
 from router.policy import load
-from router.policy.pipeline import IndexSource
+from router.policy.decider import open_blocks_for
+from router.policy.pipeline import IndexSource, Policy
 from router.sim.engine import EngineLimits
 from router.sim.rough import rough
 from router.sim.timing import TIMINGS, Timing
@@ -67,12 +69,22 @@ class Played:
         }
 
 
-def play(run: Run, at: WorkloadAt) -> Played:
-    """Play one run to its end. Raises ConfigError for a policy that cannot be used."""
+def play(
+    run: Run,
+    at: WorkloadAt,
+    policy: Policy | None = None,
+    open_blocks: Callable[[Iterable[Policy]], OpenBlocks | None] = open_blocks_for,
+) -> Played:
+    """Play one run to its end. Raises ConfigError for a policy that cannot be used.
+
+    `policy`: played in place of the one that the run names, for what no file can tell. `open_blocks`: what each router
+    keeps of open requests for it.
+    """
     fleet = run.fleet
     blocks = fleet.cache_tokens // fleet.block_size_tokens
     limits = EngineLimits(block_count=blocks + 1, block_size_tokens=fleet.block_size_tokens)
-    policy, timing = load.load(run.policy), TIMINGS[fleet.timing].faster(fleet.speedup)
+    policy = policy or load.load(run.policy)
+    timing = TIMINGS[fleet.timing].faster(fleet.speedup)
     setup = Setup(
         policy,
         fleet.replicas,
@@ -81,6 +93,7 @@ def play(run: Run, at: WorkloadAt) -> Played:
         hears_events=fleet.events and not (fleet.index_by_design and policy.index is IndexSource.APPROXIMATE),
         prior_tokens_per_second=fleet.prior_ratio * timing.prefill_tokens_per_second(),
         roles=fleet.roles,
+        open_blocks=open_blocks,
     )
     brains = [Brain(setup, run.load.seed + number) for number in range(fleet.routers)]
     began_seconds = time.process_time()

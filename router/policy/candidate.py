@@ -40,6 +40,7 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
     session_key: str | None = None
     prefix_key: int = 0  # 64-bit hash of the prompt's beginning
     exclude: frozenset[Seat] = frozenset()  # tried already
+    waited_seconds: float = 0.0  # held back so long for want of room (policy/hold.py)
     handshakes: frozenset[str] = frozenset()  # with which it may be split over two replicas; none: it stays whole
 
 
@@ -106,6 +107,7 @@ class Candidates(msgspec.Struct, frozen=True, eq=False, gc=False):
     other_tokens: int = 0
     prefix_key: int = 0
     session_seat: Seat | None = None  # where the session's last request went, if it is remembered
+    waited_seconds: float = 0.0  # how long the request was held back for want of room
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -150,6 +152,7 @@ class Candidates(msgspec.Struct, frozen=True, eq=False, gc=False):
         other_tokens: int = 0,
         prefix_key: int = 0,
         session_seat: Seat | None = None,
+        waited_seconds: float = 0.0,
     ) -> Candidates:
         """Columns from rows, put in ascending order of seat."""
         rows = sorted(rows, key=lambda row: row.seat)
@@ -179,6 +182,7 @@ class Candidates(msgspec.Struct, frozen=True, eq=False, gc=False):
             other_tokens=other_tokens,
             prefix_key=prefix_key,
             session_seat=session_seat,
+            waited_seconds=waited_seconds,
         )
 
 

@@ -40,20 +40,23 @@ KEYS = ("name", "description", "filters", "scorers", "picker", "index", "hold", 
 FILTERS = {**OWN_FILTERS, **RIVAL_FILTERS}
 SCORERS = {**OWN_SCORERS, **RIVAL_SCORERS}
 PICKERS = {**OWN_PICKERS, **RIVAL_PICKERS}
+NO_SCORERS: Mapping[str, type[Scorer]] = {}
 
 P = TypeVar("P", Filter, Scorer, Picker, Splitter)
 
 
-def parse(text: str, source: str) -> Policy:
-    """A policy from the text of a file; `source` names it in faults. Raises ConfigError with every fault."""
-    return _Reading(source).policy(text)
+def parse(text: str, source: str, also: Mapping[str, type[Scorer]] = NO_SCORERS) -> Policy:
+    """A policy from the text of a file; `source` names it in faults. `also`: scorers that may be named beside those of
+    the tables. Raises ConfigError with every fault."""
+    return _Reading(source, {**SCORERS, **also}).policy(text)
 
 
 class _Reading:
     """One file being read. Only its own methods add to `faults`."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, scorers: Mapping[str, type[Scorer]]) -> None:
         self._source = source
+        self._scorers = scorers
         self.faults: list[str] = []
         self._visited: set[int] = set()  # nodes by identity: anchors let one node stand in many places, even in itself
 
@@ -146,7 +149,7 @@ class _Reading:
             params = self._params(path, params)
             weight = self._weight(path, params.get("weight", 1.0))
             rest = {key: param for key, param in params.items() if key != "weight"}
-            part = self._part(path, str(name), rest, SCORERS, "scorer", also="weight")
+            part = self._part(path, str(name), rest, self._scorers, "scorer", also="weight")
             if part is not None and weight != 0.0:
                 terms.append(Term(str(name), part, weight))
         return tuple(terms)

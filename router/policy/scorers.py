@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from router.fleet.replica import FloatArray
 from router.policy import cost
 from router.policy.candidate import Candidates
@@ -70,9 +72,35 @@ class CacheInUse:
         return seconds
 
 
+@dataclass(frozen=True, slots=True)
+class Waited:
+    """What a request that is held back has waited, charged to replicas as far as they are full, while others are not.
+
+    Whoever waits for its warm replica cannot know for how long. It has lost least in the worst case if it waits until
+    that has cost as much as going elsewhere would have, and goes then: the rule of ski rental. Who has waited for long
+    stands behind many who ask for the same, so where it goes a copy is made that they can follow: a beginning that one
+    replica cannot serve alone spreads over as many as it takes. A copy once made counts as a match like any other, so
+    nothing goes back and forth.
+
+    Where the whole fleet is full there is nothing to gain elsewhere, and what is computed twice makes all wait longer.
+    So the charge is in proportion to the room there is: all of what was waited while everybody else is idle, none when
+    nobody has room.
+    """
+
+    ahead_tokens: int = param(8_192, least=1)  # with so much work queued a replica is full, as in `hold`
+
+    def cost_seconds(self, candidates: Candidates) -> FloatArray:
+        if not candidates.waited_seconds:
+            return np.zeros(len(candidates))
+        full: FloatArray = np.minimum(candidates.queued_tokens / self.ahead_tokens, 1.0)
+        room_ratio = 1.0 - float(full[candidates.allowed].mean())
+        return full * (candidates.waited_seconds * room_ratio)
+
+
 SCORERS: Mapping[str, type[Scorer]] = {
     "queue_wait": QueueWait,
     "prefill": Prefill,
     "open_requests": OpenRequests,
     "cache_in_use": CacheInUse,
+    "waited": Waited,
 }

@@ -48,7 +48,12 @@ def candidate(
 
 
 def columns(
-    *rows: Candidate, prompt_tokens: int = 4096, prefix_key: int = 0, session: int | None = None, other_tokens: int = 0
+    *rows: Candidate,
+    prompt_tokens: int = 4096,
+    prefix_key: int = 0,
+    session: int | None = None,
+    other_tokens: int = 0,
+    waited_seconds: float = 0.0,
 ) -> Candidates:
     return Candidates.of(
         rows,
@@ -56,6 +61,7 @@ def columns(
         other_tokens=other_tokens,
         prefix_key=prefix_key,
         session_seat=None if session is None else Seat(session),
+        waited_seconds=waited_seconds,
     )
 
 

@@ -364,6 +364,12 @@ def test_a_policy_that_reads_open_blocks_is_told_what_open_requests_use_and_shar
     assert told.shared_tokens.tolist() == [4_100 // BLOCK * BLOCK, 100 * BLOCK, 0]
 
 
+def test_a_policy_is_told_how_long_a_request_was_held_back() -> None:
+    house = House()
+    assert house.ask(waited_seconds=2.5).candidates.waited_seconds == 2.5
+    assert house.ask().candidates.waited_seconds == 0.0
+
+
 def test_others_are_told_nothing_of_open_blocks() -> None:
     told = House().ask().candidates
     assert not told.used_tokens.any()

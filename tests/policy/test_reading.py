@@ -78,7 +78,7 @@ picker: lowest
         "mine.yaml: filters[2]: is {'a': 1, 'b': 2}, but must be NAME or {NAME: {PARAMETER: VALUE}}.",
         "mine.yaml: scorers.queue_wiat: 'queue_wiat' is not a scorer. Did you mean 'queue_wait'? "
         "Known: cache_in_use, cache_use, dynamo_blocks, open_requests, prefill, prefill_times_batch, "
-        "prefix_miss, queue_rank, queue_wait, token_load.",
+        "prefix_miss, queue_rank, queue_wait, token_load, waited.",
         "mine.yaml: scorers.prefill.weight: is -1, but cannot be negative. Use 0 to switch the scorer off.",
         "mine.yaml: scorers.open_requests.seconds_each: is '1', but must be a number. The default is 0.0005.",
         "mine.yaml: picker: 'lowest' is not a picker. Did you mean 'lowest_cost'? "

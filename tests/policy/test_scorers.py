@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.index.base import Trust
+from router.policy.load import load
 from router.policy.rivals import RIVAL_SCORERS
-from router.policy.scorers import SCORERS, OpenRequests, Prefill, QueueWait
-from tests.policy.makers import candidate, columns
+from router.policy.scorers import SCORERS, OpenRequests, Prefill, QueueWait, Waited
+from tests.policy.makers import candidate, choice, columns
 
 
 def test_waiting_costs_the_queued_tokens_over_the_replicas_own_rate() -> None:
@@ -72,3 +73,27 @@ def test_no_scorer_ever_pays_for_a_choice(loads: list[tuple[int, int, int, Trust
     )
     for scorer in (*SCORERS.values(), *RIVAL_SCORERS.values()):
         assert (scorer().cost_seconds(candidates) >= 0.0).all()
+
+
+def test_a_request_that_was_not_held_back_is_charged_no_waiting() -> None:
+    candidates = columns(candidate(0, queued_tokens=100_000), candidate(1))
+    assert Waited().cost_seconds(candidates).tolist() == [0.0, 0.0]
+
+
+def test_waiting_is_charged_where_there_is_no_room_as_far_as_there_is_elsewhere() -> None:
+    full, half, idle = (candidate(seat, queued_tokens=tokens) for seat, tokens in enumerate((9_000, 4_096, 0)))
+    charged = Waited(ahead_tokens=8_192).cost_seconds(columns(full, half, idle, waited_seconds=4.0))
+    assert charged.tolist() == pytest.approx([2.0, 1.0, 0.0])
+    assert not Waited().cost_seconds(columns(full, full, waited_seconds=4.0)).any(), "nobody has room: nothing to gain"
+
+
+def test_a_request_goes_elsewhere_once_it_has_waited_for_as_long_as_a_copy_takes() -> None:
+    policy = load("cache_aware")
+    warm, others = candidate(0, matched_tokens=4_000, queued_tokens=9_000), [candidate(seat) for seat in (1, 2, 3)]
+
+    def goes(waited_seconds: float) -> int:
+        return choice(policy, columns(warm, *others, waited_seconds=waited_seconds)).row
+
+    copy_seconds = 4_000 / 8_000
+    assert goes(0.0) == goes(copy_seconds / 2) == 0
+    assert goes(2 * copy_seconds) != 0
