@@ -144,7 +144,8 @@ def report(about: Mapping[str, str | int], found: Mapping[tuple[Place, str | Non
         "",
         f"{about['machine']}, commit {about['commit']}: `{about['command']}`",
         "",
-        f"{about['requests']} requests a run, {about['seeds']} seeds from {about['from']}; the second half of each workload. Each trial is "
+        f"{about['requests']} requests a run, {about['seeds']} seeds from {about['from']}; the second half of each "
+        "workload. Each trial is "
         f"{OURS} with the change that is told. Differences are its mean TTFT less that of {OURS}, paired by request "
         "and seed, with the 95 % interval of batch means: below 0 the change helps. The placebo changes nothing but "
         "chance: what it wins or loses is beyond what this comparison can tell.",
