@@ -23,6 +23,7 @@ from enum import Enum
 from loadtest.chaos.schedule import Ask
 from loadtest.chaos.troubles import Effect, Sort
 
+SHUNNED_SECONDS = 20.0  # a breaker is open for no longer once its replica is well and asked again
 GRACE_SECONDS = 12.0  # a replica that was struck is tried again, and found well, within
 AFTER_SECONDS = 1.5  # what a trouble did may be met so much later: a connection that it broke is used again
 MAX_ATTEMPTS = 2
@@ -57,6 +58,15 @@ class Window:
 
     def overlaps(self, begin_seconds: float, end_seconds: float) -> bool:
         return self.begin_seconds <= end_seconds and begin_seconds <= self.end_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Shunned:
+    """A moment at which a router sent a replica nothing, because it held it for ill (R 2.4)."""
+
+    at_seconds: float
+    router: int
+    replica: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,19 +170,29 @@ def _by_attempts(
 
 def spared(seen: Seen, windows: Sequence[Window], replicas: int) -> set[str]:
     """The replicas to which nothing that matters was done for a while before the request, nor during it."""
-    found = set()
-    for number in range(replicas):
-        struck = any(
-            window.sort.effects
-            and Effect.ROUTER_CUT not in window.sort.effects
-            and window.replica in (None, number)
-            and window.router in (None, seen.ask.router)
-            and window.overlaps(seen.sent_seconds - GRACE_SECONDS, seen.ended_seconds)
-            for window in windows
-        )
-        if not struck:
-            found.add(f"r{number}")
-    return found
+    since, until = seen.sent_seconds - GRACE_SECONDS, seen.ended_seconds
+    well = (number for number in range(replicas) if not _struck(windows, number, seen.ask.router, since, until))
+    return {f"r{number}" for number in well}
+
+
+def wrongly(shunned: Sequence[Shunned], windows: Sequence[Window]) -> list[Shunned]:
+    """Those moments at which nothing had been done to the replica for long."""
+    return [
+        one
+        for one in shunned
+        if not _struck(windows, one.replica, one.router, one.at_seconds - SHUNNED_SECONDS, one.at_seconds)
+    ]
+
+
+def _struck(windows: Sequence[Window], replica: int, router: int, since: float, until: float) -> bool:
+    return any(
+        window.sort.effects
+        and Effect.ROUTER_CUT not in window.sort.effects
+        and window.replica in (None, replica)
+        and window.router in (None, router)
+        and window.overlaps(since, until)
+        for window in windows
+    )
 
 
 def effect_of(ending: str) -> Effect | None:

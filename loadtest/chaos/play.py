@@ -9,7 +9,7 @@ from pathlib import Path
 
 from loadtest.chaos.calm import Calm, predictions, well_again
 from loadtest.chaos.fleet import Fleet, Patience, running
-from loadtest.chaos.judge import Finding, Seen, Window, judge
+from loadtest.chaos.judge import Finding, Seen, Shunned, Window, judge, wrongly
 from loadtest.chaos.load import send_all
 from loadtest.chaos.schedule import Trouble, asks, troubles
 from loadtest.chaos.storm import Storm
@@ -41,6 +41,7 @@ class Run:
     seen: list[Seen] = field(default_factory=list)
     findings: list[tuple[Seen, Finding]] = field(default_factory=list)
     windows: list[Window] = field(default_factory=list)
+    shunned: list[Shunned] = field(default_factory=list)  # wrongly
     ill: dict[str, str] = field(default_factory=dict)
     left: dict[str, float] = field(default_factory=dict)
     calms: list[Calm] = field(default_factory=list)
@@ -53,6 +54,10 @@ class Run:
             f"at {seen.sent_seconds:.1f} s, request {seen.request_id} to router {seen.ask.router}: {finding.fault}"
             for seen, finding in self.findings
             if finding.fault is not None
+        ]
+        found += [
+            f"at {one.at_seconds:.1f} s, router {one.router} held r{one.replica} for ill, and nothing was done to it"
+            for one in self.shunned
         ]
         found += [f"{who} was not well again: {how}" for who, how in self.ill.items()]
         found += [f"left open: {name} is {count:g}" for name, count in self.left.items()]
@@ -103,10 +108,10 @@ async def _storm(
         run.seen.append(seen)
         on_seen(seen)
 
-    storm, breaths = Storm(fleet, now, on_trouble), list[Breath]()
+    storm, breaths, shunned = Storm(fleet, now, on_trouble), list[Breath](), list[Shunned]()
     to_come = asks(terms.seed, terms.seconds, terms.per_second)
     async with asyncio.TaskGroup() as tasks:
-        watching = tasks.create_task(watch(fleet, now, breaths))
+        watching = tasks.create_task(watch(fleet, now, breaths, shunned))
         raging = tasks.create_task(
             storm.rage(troubles(terms.seed, terms.seconds, terms.replicas, terms.troubles_per_minute))
         )
@@ -114,6 +119,7 @@ async def _storm(
         await raging
         watching.cancel()
     run.windows, run.memories = storm.windows, memories(breaths)
+    run.shunned = wrongly(shunned, storm.windows)
 
 
 def _tracebacks(fleet: Fleet) -> list[str]:

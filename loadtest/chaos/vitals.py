@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 
 from loadtest.chaos.fleet import HOST, Fleet, samples
+from loadtest.chaos.judge import Shunned
 
 EVERY_SECONDS = 2.0
 WARM_UP_SHARE, WARM_UP_SECONDS = 1 / 3, 60.0
@@ -68,7 +69,7 @@ def resident_bytes(pid: int) -> int | None:
         return None
 
 
-async def watch(fleet: Fleet, now: Callable[[], float], breaths: list[Breath]) -> None:
+async def watch(fleet: Fleet, now: Callable[[], float], breaths: list[Breath], shunned: list[Shunned]) -> None:
     """For ever."""
     while True:
         for number, router in enumerate(fleet.routers):
@@ -77,6 +78,8 @@ async def watch(fleet: Fleet, now: Callable[[], float], breaths: list[Breath]) -
             if resident is not None and told is not None and life == router.child.lives:
                 books = int(sum(told[name] for name in BOOKS))
                 breaths.append(Breath(now(), number, life, resident, books))
+            ill = [str(one["replica"]) for one in await router.replicas() if one["health"] == "open"]
+            shunned += [Shunned(now(), number, int(name.removeprefix("r"))) for name in ill]
         await asyncio.sleep(EVERY_SECONDS)
 
 

@@ -6,7 +6,19 @@ from dataclasses import replace
 
 import pytest
 
-from loadtest.chaos.judge import GRACE_SECONDS, RETRIES_RESERVED, Attempt, End, Finding, Seen, Window, judge
+from loadtest.chaos.judge import (
+    GRACE_SECONDS,
+    RETRIES_RESERVED,
+    SHUNNED_SECONDS,
+    Attempt,
+    End,
+    Finding,
+    Seen,
+    Shunned,
+    Window,
+    judge,
+    wrongly,
+)
 from loadtest.chaos.load import read
 from loadtest.chaos.schedule import Ask, Rubbish
 from loadtest.chaos.troubles import SORTS
@@ -109,6 +121,13 @@ def test_without_a_receipt_only_a_router_that_went_is_excused() -> None:
     unexplained = request(attempts=None)
     assert judged(unexplained, window("replica killed", 0)).fault
     assert judged(unexplained, window("router killed", router=0)).fault is None
+
+
+def test_a_replica_may_be_held_for_ill_only_while_or_shortly_after_something_was_done_to_it() -> None:
+    struck = [window("replica killed", 0), window("wires lose", 1, 0), window("replica slow", 2)]
+    soon = [Shunned(110.0, 0, 0), Shunned(110.0, 1, 0), Shunned(110.0, 0, 1)]
+    wrong = [Shunned(110.0, 1, 1), Shunned(110.0, 0, 2), Shunned(103.0 + SHUNNED_SECONDS, 0, 0)]
+    assert wrongly([*soon, *wrong], struck) == wrong
 
 
 STREAM = {b"content-type": b"text/event-stream", b"x-homing-request-id": b"x"}

@@ -11,9 +11,7 @@ MEGABYTE = 2**20
 
 def life(resident: Callable[[float], float], books: Callable[[float], float], seconds: int = 600) -> list[Breath]:
     """Looked at each 2 s; `resident` and `books` in megabytes by second."""
-    return [
-        Breath(at, 0, 1, int(resident(at) * MEGABYTE), int(books(at) * MEGABYTE)) for at in range(0, seconds, 2)
-    ]
+    return [Breath(at, 0, 1, int(resident(at) * MEGABYTE), int(books(at) * MEGABYTE)) for at in range(0, seconds, 2)]
 
 
 def test_what_grows_only_while_it_warms_up_is_flat() -> None:
