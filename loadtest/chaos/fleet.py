@@ -204,8 +204,8 @@ def _router(
     settings = {
         "listen": {"host": HOST, "port": port, "admin_port": admin_port},
         "replicas": replicas,
-        "tokens": {"tokenizer": str(SHIPPED_TOKENIZER)},
-        "probe": {"interval_seconds": 0.5, "timeout_seconds": 1.0},
+        "tokens": {"tokenizer": str(SHIPPED_TOKENIZER), "cache_megabytes": 4},  # full long before the warm-up is over
+        "probe": {"interval_seconds": 0.5},
         "timeouts": {
             "connect_seconds": patience.connect_seconds,
             "first_byte_seconds": patience.first_byte_seconds,

@@ -146,7 +146,8 @@ def _by_attempts(
     if seen.code == "no_replica":
         if not seen.retry_after:
             return Finding("no healthy replica", "R 2.1: a 503 without Retry-After")
-        fault = f"{', '.join(sorted(others))} had been well" if others and not router_went else None
+        well = f"{', '.join(sorted(others))} had been well for {GRACE_SECONDS:g} s. {seen.message}"
+        fault = well if others and not router_went else None
         return Finding("no healthy replica: 503 with Retry-After", fault)
     if not attempts:
         return Finding("refused", f"{seen.status} {seen.code} {seen.message}, before any replica was asked")

@@ -143,6 +143,11 @@ async def _explained(seen: Seen, router: Router) -> Seen:
     metrics = await router.metrics()
     if page is None or metrics is None:
         return seen
+    if seen.code == "no_replica":
+        states = ", ".join(
+            f"{one['replica']} {one['health']} {one['silence'] or ''}" for one in await router.replicas()
+        )
+        seen = replace(seen, message=f"{seen.message} Just after: {states}")
     told = msgspec.json.decode(page)["attempts"]
     attempts = tuple(Attempt(one["replica"], one["ending"]) for one in told)
     return replace(seen, attempts=attempts, retries_before=int(metrics.get("homing_retries_total", 0)))

@@ -15,6 +15,7 @@ from loadtest.chaos.schedule import Trouble, asks, troubles
 from loadtest.chaos.storm import Storm
 from loadtest.chaos.vitals import Breath, Memory, left_over, memories, watch
 
+STALL_LOOK_SECONDS = 0.1
 TRACEBACK = "Traceback (most recent call last)"
 
 
@@ -42,6 +43,7 @@ class Run:
     findings: list[tuple[Seen, Finding]] = field(default_factory=list)
     windows: list[Window] = field(default_factory=list)
     shunned: list[Shunned] = field(default_factory=list)  # wrongly
+    worst_stall_seconds: float = 0.0  # of the driver: how badly the machine itself hung
     ill: dict[str, str] = field(default_factory=dict)
     left: dict[str, float] = field(default_factory=dict)
     calms: list[Calm] = field(default_factory=list)
@@ -108,16 +110,23 @@ async def _storm(
         run.seen.append(seen)
         on_seen(seen)
 
+    async def measure_stalls() -> None:
+        while True:
+            before = loop.time()
+            await asyncio.sleep(STALL_LOOK_SECONDS)
+            run.worst_stall_seconds = max(run.worst_stall_seconds, loop.time() - before - STALL_LOOK_SECONDS)
+
     storm, breaths, shunned = Storm(fleet, now, on_trouble), list[Breath](), list[Shunned]()
     to_come = asks(terms.seed, terms.seconds, terms.per_second)
     async with asyncio.TaskGroup() as tasks:
-        watching = tasks.create_task(watch(fleet, now, breaths, shunned))
+        watching = [tasks.create_task(watch(fleet, now, breaths, shunned)), tasks.create_task(measure_stalls())]
         raging = tasks.create_task(
             storm.rage(troubles(terms.seed, terms.seconds, terms.replicas, terms.troubles_per_minute))
         )
         await send_all(to_come, fleet, terms.patience, now, note)
         await raging
-        watching.cancel()
+        for one in watching:
+            one.cancel()
     run.windows, run.memories = storm.windows, memories(breaths)
     run.shunned = wrongly(shunned, storm.windows)
 

@@ -29,6 +29,7 @@ def section(run: Run, about: str) -> str:
         (f"predictions of router {one.router}", f"{one.exact} exact of {one.judged} judged of {one.asked}")
         for one in run.calms
     ]
+    away = [window.end_seconds - window.begin_seconds for window in run.windows if window.sort.takes_a_router_away]
     faults = run.faults()
     return "\n".join(
         (
@@ -46,6 +47,8 @@ def section(run: Run, about: str) -> str:
             *_table(("afterwards", ""), [
                 ("left open in routers and replicas (leases, places, loans, requests)", _left(run)),
                 *calms,
+                ("routers away, from the signal to /ready", f"{len(away)} times, {sum(away):.0f} s in all"),
+                ("the machine's worst stall", f"{run.worst_stall_seconds:.1f} s"),
                 *(
                     (
                         f"memory of router {one.router}, life {one.life}, {one.seconds:.0f} s",

@@ -54,6 +54,10 @@ class Sort:
     def ends_processes(self) -> bool:
         return self.act in (Act.KILL, Act.END)
 
+    @property
+    def takes_a_router_away(self) -> bool:
+        return self.victim is Victim.ROUTER and self.ends_processes
+
 
 CUT, STATUS, SILENCE, ROUTER_CUT = (frozenset({effect}) for effect in Effect)
 
