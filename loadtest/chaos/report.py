@@ -61,7 +61,7 @@ def section(run: Run, about: str) -> str:
             "",
             "Troubles: " + ", ".join(f"{count} x {name}" for name, count in sorted(struck.items())) + ".",
             "",
-            *([f"**{len(faults)} faults**", "", *(f"- {fault}" for fault in faults)] if faults else ["No fault."]),
+            *([f"**Faults: {len(faults)}**", "", *(f"- {fault}" for fault in faults)] if faults else ["No fault."]),
             "",
         )
     )  # fmt: skip
