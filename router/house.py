@@ -108,6 +108,8 @@ def gauges(house: House, lag: LoopLag) -> Callable[[], Iterable[Metric]]:
                 "Requests let in and waiting for their turn at a replica.",
                 house.holding.waiting if house.holding is not None else 0,
             ),
+            ("homing_loans_open", "Requests whose own blocks count as cached where they run.", len(house.index.recent)),
+            ("homing_receipts_bytes", "Bytes that the kept receipts are charged with.", house.receipts.used_bytes),
             ("homing_log_lines_dropped", "Log lines nobody could be given in time.", house.journal.dropped),
             (
                 "homing_recording",

@@ -170,7 +170,7 @@ class Probe:
     async def _knock(self, path: str) -> httpx.Response | None:
         """The answer, whatever it is; None when there was none, which the listener was told."""
         try:
-            return await self._http.get(self._server.url + path)
+            return await self._fetch(path)
         except httpx.ConnectError as fault:
             self._forget()
             self._ill(f"no connection: {fault}", refused=True)
@@ -186,7 +186,15 @@ class Probe:
 
     async def _get(self, path: str) -> bytes | None:
         try:
-            answer = await self._http.get(self._server.url + path)
+            answer = await self._fetch(path)
         except httpx.HTTPError:
             return None
         return answer.content if answer.status_code == 200 else None
+
+    async def _fetch(self, path: str) -> httpx.Response:
+        """Raises httpx.HTTPError."""
+        try:
+            return await self._http.get(self._server.url + path)
+        except AttributeError as fault:
+            # anyio, asked about a connection that was reset as it was made: a port forwarder whose server is gone.
+            raise httpx.ReadError("the connection was reset as it was made") from fault

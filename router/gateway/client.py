@@ -92,8 +92,12 @@ class Client:
             self._timer.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
-        if kind is asyncio.CancelledError and self.gone and self._task is not None:
-            return self._task.uncancel() == 0  # our own cancellation ends here; anyone else's goes on
+        task = self._task
+        # A cancelled task holds the frames it was cancelled in, and these hold us: a ring that only the collector
+        # could break, which comes seldom (garbage.py).
+        self._timer = self._watcher = self._task = None
+        if kind is asyncio.CancelledError and self.gone and task is not None:
+            return task.uncancel() == 0  # our own cancellation ends here; anyone else's goes on
         return False
 
     def _set_timer(self, seconds: float, then: Callable[[], None]) -> None:

@@ -169,6 +169,8 @@ class Dispatch:
             else:
                 end = await self._attempt(exchange, seat, headers, body)
                 meaning = verdict(end)
+            if isinstance(end, UpstreamError):
+                end.__traceback__ = None  # a ring with the response that failed; see serve.py
             tried.append(seat)
             if meaning is Verdict.PASS:
                 if doubted is not None:

@@ -14,6 +14,7 @@ import gc
 YOUNG_OBJECTS = 20_000  # net allocations before the young are looked at: about 5 ms at most
 YOUNG_ROUNDS = 20
 NEVER = 1_000_000
+YOUNG_GENERATIONS = 1  # the youngest two: what came since the last time
 SET_ASIDE_SECONDS = 20.0
 ROUNDS_TO_FULL = 180  # an hour
 
@@ -28,6 +29,7 @@ async def keep_out_of_the_way() -> None:
             if rounds % ROUNDS_TO_FULL == 0:
                 gc.unfreeze()
                 gc.collect()
+            gc.collect(YOUNG_GENERATIONS)  # else rings among the young would be set aside, too, and stay for an hour
             gc.freeze()
             await asyncio.sleep(SET_ASIDE_SECONDS)
             rounds += 1

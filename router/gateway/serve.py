@@ -97,6 +97,7 @@ class Serve:
             await client.refuse(exchange.fault, self._account.explain_headers(exchange))
         finally:
             self._account.close(exchange, gone=client.gone)
+            _let_go(exchange)
 
     async def _journey(self, client: Client, exchange: Exchange, body: bytes) -> None:
         if exchange.endpoint is Endpoint.GENERATE:
@@ -174,3 +175,18 @@ class Serve:
             return False  # told unasked
         self._streams += 1
         return self._usage_probe is UsageProbe.ALWAYS or self._streams % SAMPLED_ONE_IN == 1
+
+
+def _let_go(exchange: Exchange) -> None:
+    """Break the ring of an error, the frames it passed through, and the exchange that holds it.
+
+    The frames hold the request's body, and the collector of rings comes seldom (garbage.py): a client that is refused
+    again and again must not fill the memory.
+    """
+    behind: list[BaseException | None] = [exchange.fault]
+    exchange.fault = None
+    while behind:
+        fault = behind.pop()
+        if fault is not None and fault.__traceback__ is not None:
+            fault.__traceback__ = None
+            behind += (fault.__cause__, fault.__context__)

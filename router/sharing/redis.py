@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import importlib.util
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -130,7 +130,8 @@ class Line:
         ear = client.pubsub(ignore_subscribe_messages=True)
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                await ear.subscribe(self.channel)
+                with _closed_is_lost():
+                    await ear.subscribe(self.channel)
             self._echoed_at_seconds = self._clock.now()
             self._teller.anew()
             async with asyncio.TaskGroup() as tasks:
@@ -151,14 +152,16 @@ class Line:
                 told = self._teller.tell(now)
                 if told is not None:
                     async with asyncio.timeout(ANSWER_SECONDS):
-                        await client.publish(self.channel, pack(told))
+                        with _closed_is_lost():
+                            await client.publish(self.channel, pack(told))
                     self._counts.add("sent")
                 await asyncio.sleep(TELL_SECONDS)
         except asyncio.CancelledError:
             if self.up:  # the house closes: the others need not wait for our silence
                 with contextlib.suppress(*self._faults):
                     async with asyncio.timeout(FAREWELL_SECONDS):
-                        await client.publish(self.channel, pack(self._teller.farewell()))
+                        with _closed_is_lost():
+                            await client.publish(self.channel, pack(self._teller.farewell()))
             raise
 
     async def _hear(self, ear: redis.asyncio.client.PubSub) -> None:
@@ -216,6 +219,15 @@ class Line:
                 f"shared: {self.where} is away ({self.why}); this router counts only its own load and what the "
                 "replicas tell, until it is back"
             )
+
+
+@contextlib.contextmanager
+def _closed_is_lost() -> Iterator[None]:
+    """uvloop answers a write to a connection that has just been closed with a RuntimeError; asyncio only logs."""
+    try:
+        yield
+    except RuntimeError as fault:
+        raise _Lost("the connection was closed") from fault
 
 
 def channel(settings: SharedSettings) -> str:

@@ -53,6 +53,7 @@ class Ward:
     asked: list[str] = field(default_factory=list)
     heard: list[str] = field(default_factory=list)
     late: bool = False
+    forwarded: bool = False  # by someone who takes connections for a server that is gone
     strange: bool = False  # its figures look like another process's
     told: list[Told] = field(default_factory=list)
     loads: list[Mapping[int, EngineLoad]] = field(default_factory=list)
@@ -61,6 +62,8 @@ class Ward:
         self.asked.append(request.url.path)
         if self.pages is None:
             raise httpx.ConnectError("refused", request=request)
+        if self.forwarded:
+            raise AttributeError("'NoneType' object has no attribute 'getpeername'")  # what anyio makes of it
         if self.late:
             raise httpx.ReadTimeout("slow", request=request)
         page = self.pages.get(request.url.path)
@@ -189,6 +192,14 @@ async def test_a_mere_time_out_makes_nobody_a_stranger() -> None:
         assert ward.heard == ["well", "ill: ReadTimeout slow", "well"]
         assert ward.asked[before : before + 2] == ["/health", "/health"]
         assert len(ward.told) == 2
+
+
+async def test_a_connection_that_is_reset_as_it_is_made_is_an_ill_server_and_no_bug() -> None:
+    async with asking(VLLM) as (ward, probe):
+        await probe.round()
+        ward.forwarded = True
+        await probe.round()
+        assert ward.heard[-1] == "ill: ReadError the connection was reset as it was made"
 
 
 async def test_ranks_that_a_server_does_not_tell_are_as_many_as_were_configured() -> None:

