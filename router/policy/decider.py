@@ -189,6 +189,7 @@ class Decider:
             other_tokens=ask.other_tokens,
             prefix_key=ask.prefix_key,
             session_seat=None if session_key is None else self._sessions.get(session_key, now_seconds),
+            able_alone=None if pools is None else able,
         )
         turn = self._turns.get(ask.model)
         if turn is None:
