@@ -113,7 +113,7 @@ def _partners(sides: Sequence[Side]) -> Finding | None:
         if alone and all(side.replica.role is role or side.speaks is None for side in sides):
             return failed(
                 Check.PAIRS,
-                f"{_and(alone)} has the role {role.value}, and nobody has the other",
+                f"only the role {role.value} is there ({_and(alone)}): nobody has the other",
                 f"Give a replica the role {other.value}, or take the role away.",
             )
     lonely: list[Side] = []
