@@ -2,7 +2,7 @@
 
 Two fleets of four replicas: `any`, where each may compute for any other, and `2p2d`, where two only compute prompts for
 others as long as anybody else can answer. Two workloads: long prompts with short answers, short prompts with longer
-ones. The seeds are others than those the price of stalls was chosen by (seed 1).
+ones. The seeds are others than those the price of stalls was chosen by (seeds 1 to 3).
 
 Policies see the same requests at the same moments; the last columns are the times to first and last token of ours less
 theirs, paired by request and seed (`router/lab/pairs.py`). The wires carry 100 Gb/s each; step times vary by 15 %.

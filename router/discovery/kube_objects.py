@@ -75,6 +75,7 @@ class Endpoint(_Wire, frozen=True):
     addresses: tuple[str, ...] = ()
     conditions: EndpointConditions = EndpointConditions()
     target_ref: Reference | None = None
+    zone: str | None = None
 
 
 class EndpointPort(_Wire, frozen=True):

@@ -39,7 +39,7 @@ def members(pods: Iterable[Pod], settings: KubernetesSettings) -> Seen:
         except notes.NoteFault as fault:
             faults.append(f"pod {pod.metadata.name} is left out: {fault}")
             continue
-        one = notes.replica(pod.metadata.name, address, port, settings.scheme, told)
+        one = notes.replica(pod.metadata.name, address, port, settings.scheme, told, notes.zones(pod.metadata.labels))
         found[one.id] = Member(one, draining=pod.metadata.deletion_timestamp is not None)
     return Seen(dict(sorted(found.items())), tuple(sorted(faults)))
 

@@ -38,7 +38,9 @@ def members(slices: Iterable[EndpointSlice], settings: KubernetesSettings) -> Se
         for endpoint in serving:
             address, target = endpoint.addresses[0], endpoint.target_ref
             name = target.name if target is not None and target.kind == "Pod" else f"{address}:{port}"
-            member = Member(notes.replica(name, address, port, settings.scheme, told), draining=not _is_ready(endpoint))
+            near = {"zone": endpoint.zone} if endpoint.zone else {}
+            one_there = notes.replica(name, address, port, settings.scheme, told, near)
+            member = Member(one_there, draining=not _is_ready(endpoint))
             known = found.setdefault(name, member)
             if known.draining and not member.draining:
                 found[name] = Member(known.replica)

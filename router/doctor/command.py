@@ -23,6 +23,7 @@ from router.doctor.examine import Examination, Surroundings
 from router.doctor.finding import Report, Status
 from router.doctor.fleet import judge_fleet, judge_policy
 from router.doctor.homing import PATH, Entry
+from router.doctor.pairs import judge_pairs
 from router.doctor.read import Shelf
 from router.doctor.report import as_json, show
 from router.doctor.shared import judge_shared
@@ -148,6 +149,7 @@ async def examine(
         judge_policy(settings.policy, load.load),
         *await judge_shared(settings.shared, timeout_seconds),
         *(judge_fleet(known) if len(examinations) > 1 else ()),
+        *judge_pairs([examination.side for examination in examinations if examination.side is not None]),
     )
     return Report(tuple(reports[examination.replica.id] for examination in examinations), fleet)
 

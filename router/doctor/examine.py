@@ -13,7 +13,7 @@ import zmq.asyncio
 
 from router.clock import Clock
 from router.config import Config, TokenSetting
-from router.doctor import cache, layout, probe, reach, stream, tokens
+from router.doctor import cache, layout, pairs, probe, reach, stream, tokens
 from router.doctor.ask import Answer, Asker, Silence, get_all
 from router.doctor.conduct import conduct, make_question
 from router.doctor.finding import UNREACHED, Check, Finding, ReplicaReport, Status, failed, in_order, skipped
@@ -54,6 +54,7 @@ class Examination:
     around: Surroundings
     findings: list[Finding] = field(default_factory=list)
     known: Known | None = None  # for the checks over several replicas
+    side: pairs.Side | None = None
 
     async def run(self) -> ReplicaReport:
         engine: str | None = None
@@ -77,6 +78,7 @@ class Examination:
             Check.SAME_VERSION,
             Check.SAME_BLOCK_SIZE,
             Check.DISTINCT,
+            Check.PAIRS,
         )
         missing = [check for check in Check if check not in made and check not in (*of_fleet, Check.HOMING)]
         return [*self.findings, *(skipped(check, UNREACHED) for check in missing)]
@@ -163,6 +165,10 @@ class Examination:
             frozenset((address, port_number) for address in addresses if port_number is not None),
             frozenset((message.sequence, message.payload) for message in heard),
         )
+        given = None
+        if around.probing and pairs.gives(self.replica, self.known):
+            given = await pairs.asked_for_kv(asker, self.known, around.timeout_seconds)
+        self.side = pairs.Side(self.replica, self.known, given)
 
     async def _again(self, asker: Asker, dialect: Dialect) -> Sequence[Mapping[str, bytes]]:
         """The same questions again. Each path several times in a row: whoever takes turns takes one between."""

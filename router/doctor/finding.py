@@ -50,6 +50,7 @@ class Check(StrEnum):
     SAME_VERSION = "same_version"
     SAME_BLOCK_SIZE = "same_block_size"
     DISTINCT = "distinct"  # no two replicas are one process
+    PAIRS = "pairs"  # where replicas have roles: who can hand KV to whom
 
 
 @dataclass(frozen=True, slots=True)

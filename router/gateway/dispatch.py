@@ -60,7 +60,7 @@ STATUS_VERDICTS: Mapping[int, Verdict] = {
 
 def verdict(end: Answer | UpstreamError) -> Verdict:
     if isinstance(end, Answer):
-        return STATUS_VERDICTS.get(end.response.status, Verdict.PASS)
+        return STATUS_VERDICTS.get(end.status, Verdict.PASS)
     if isinstance(end, TimedOut):
         return Verdict.FAILED if end.phase is Phase.CONNECT else Verdict.FATAL
     if isinstance(end, ProtocolFault) and end.body_started:
@@ -258,7 +258,7 @@ class Dispatch:
             self._health.abandoned(seat, self._clock.now(), trial=exchange.trial)
             raise
         if verdict(answer) is not Verdict.PASS:
-            self._account.attempt_failed(exchange, f"status {answer.response.status}", self._clock.now())
+            self._account.attempt_failed(exchange, f"status {answer.status}", self._clock.now())
         return answer
 
     async def _attempt_split(
@@ -294,7 +294,7 @@ class Dispatch:
             name, "prefill" if ended.in_prefill else "decode", "ok" if meaning is Verdict.PASS else meaning.value
         )
         if meaning is not Verdict.PASS:
-            why = str(ended.end) if isinstance(ended.end, UpstreamError) else f"status {ended.end.response.status}"
+            why = str(ended.end) if isinstance(ended.end, UpstreamError) else f"status {ended.end.status}"
             self._account.attempt_failed(exchange, f"{'prefill' if ended.in_prefill else 'decode'} leg: {why}", now())
         return ended
 

@@ -32,6 +32,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     seat: Seat
     response: Response
     chunk: bytes
+    status: int  # as it is to be judged: the head's, or what a stream told in its first event instead of an answer
 
 
 class Carried(msgspec.Struct):

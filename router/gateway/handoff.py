@@ -8,7 +8,8 @@ failure, the dispatcher's, who is told which leg ended it.
 
 **A donor's death after its answer** shows in no connection of ours: the taker fetches from it, and a real vLLM tells
 of it after 7 to 31 seconds. So while the taker is silent its donor is asked how it is, ever again: refused, reset, a
-5xx, or twice in a row no word within WATCH_TIMEOUT_SECONDS, end the attempt, within two seconds of the death.
+5xx, or no word from its address, end the attempt within two seconds of the death. One that takes connections and says
+nothing is busy rather than dead, and gets SILENCES in a row.
 
 **Every leg ends here.** A leg that is not needed any more (its other leg failed, the client hung up, Homing stops) is
 closed, which ends its request in the engine. Only the prefill leg of a committed answer outlives the call; it belongs
@@ -31,7 +32,7 @@ from router.errors import UpstreamError
 from router.fleet.replica import Seat
 from router.fleet.roster import Roster
 from router.gateway.exchange import Answer, Carried
-from router.gateway.failures import ConnectFailed, TimedOut
+from router.gateway.failures import ConnectFailed, Phase, TimedOut
 from router.gateway.first import first_of
 from router.gateway.headers import RawHeaders
 from router.gateway.http1 import Timeouts
@@ -43,7 +44,9 @@ from router.prompt.splices import Pieces
 WATCH_AFTER_SECONDS = 0.25  # most hand-overs are done by then
 WATCH_EVERY_SECONDS = 0.5
 WATCH_TIMEOUT_SECONDS = 0.75
-SILENCES = 2  # in a row, for a busy donor may be slow to answer once
+# In a row. On two busy cores a real vLLM 0.32 left two health checks of 0.75 s each unanswered and went on.
+SILENCES = 4
+UNREACHED = 2  # of those, while connecting: nobody is there; after one on a kept connection, the first such will do
 WATCH_TIMEOUTS = Timeouts(WATCH_TIMEOUT_SECONDS, WATCH_TIMEOUT_SECONDS, WATCH_TIMEOUT_SECONDS)
 
 
@@ -174,7 +177,7 @@ class Handoff:
                 refusal = await response.read()
         except UpstreamError as fault:
             return fault
-        return Answer(seat, response, refusal)
+        return Answer(seat, response, refusal, response.status)
 
     async def _first(
         self, upstream: Upstream, path: str, headers: RawHeaders, body: Pieces, seat: Seat
@@ -190,15 +193,14 @@ class Handoff:
         silences = 0
         while True:
             try:
-                async with asyncio.timeout(WATCH_TIMEOUT_SECONDS):
-                    with await upstream.request("GET", path, timeouts=WATCH_TIMEOUTS) as response:
-                        if response.status >= 500:
-                            return ConnectFailed(f"{upstream.origin} is unwell while its KV is fetched")
+                with await upstream.request("GET", path, timeouts=WATCH_TIMEOUTS) as response:
+                    if response.status >= 500:
+                        return ConnectFailed(f"{upstream.origin} is unwell while its KV is fetched")
                 silences = 0
                 await asyncio.sleep(WATCH_EVERY_SECONDS)
-            except (TimeoutError, TimedOut):
+            except TimedOut as silence:
                 silences += 1
-                if silences >= SILENCES:
+                if silences >= (UNREACHED if silence.phase is Phase.CONNECT else SILENCES):
                     return ConnectFailed(f"{upstream.origin} fell silent while its KV was fetched")
             except UpstreamError as fault:
                 return ConnectFailed(f"{upstream.origin} died while its KV was fetched: {fault}")

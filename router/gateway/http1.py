@@ -34,6 +34,7 @@ from router.gateway.failures import (
     ProtocolFault,
     TimedOut,
 )
+from router.gateway.patience import SECOND_LOOK_SECONDS
 from router.gateway.response import Response
 
 # Unread body bytes at which we stop reading from the replica. One socket read is at most as large (uvloop: 256 KB), so
@@ -330,9 +331,10 @@ class Connection(asyncio.Protocol):
             self._timer = self._loop.call_at(deadline, self._tick)
 
     def _tick(self) -> None:
+        now = self._loop.time()
+        late_seconds = now - self._timer_at
         self._timer = None
         self._timer_at = _NEVER
-        now = self._loop.time()
         response = self._response
         if response is not None and self._reading_paused:
             self._deadline = now + self._timeouts.next_chunk_seconds  # The client is slow, not the replica.
@@ -340,6 +342,8 @@ class Connection(asyncio.Protocol):
             self._set_deadline(self._deadline)
         elif response is None:
             self._drop()
+        elif late_seconds > SECOND_LOOK_SECONDS:  # our own stall: what came meanwhile is read first
+            self._set_deadline(now + SECOND_LOOK_SECONDS)
         elif response.body_started:
             seconds = self._timeouts.next_chunk_seconds
             self.fail(TimedOut(f"{self._name} sent nothing for {seconds:g} s inside the body", phase=Phase.NEXT_CHUNK))

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from router.errors import ConfigError
 from router.gateway.failures import Aborted, ConnectFailed, DiedBeforeResponse, Phase, TimedOut
 from router.gateway.http1 import Connection, Timeouts
+from router.gateway.patience import patience
 from router.gateway.request_head import NOT_FORWARDED, request_head
 from router.gateway.response import Response
 
@@ -158,7 +159,7 @@ class Upstream:
         loop = asyncio.get_running_loop()
         connection = Connection(self, loop, self.origin)
         try:
-            async with asyncio.timeout(seconds):
+            async with patience(seconds):
                 await loop.create_connection(lambda: connection, self.host, self.port, ssl=self._tls)
         except TimeoutError as error:
             message = f"no connection to {self.origin} within {seconds:g} s"

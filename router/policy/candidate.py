@@ -108,6 +108,12 @@ class Candidates(msgspec.Struct, frozen=True, eq=False, gc=False):
     prefix_key: int = 0
     session_seat: Seat | None = None  # where the session's last request went, if it is remembered
     waited_seconds: float = 0.0  # how long the request was held back for want of room
+    able_alone: BoolArray | None = None  # of those allowed, who may answer alone; None: all of them
+
+    @property
+    def whole_rows(self) -> IntArray:
+        """The rows a whole request may be sent to."""
+        return (self.allowed if self.able_alone is None else self.able_alone).nonzero()[0]
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -120,7 +120,7 @@ class Decider:
         self._max_in_flight = max_in_flight
         self._open_blocks = open_blocks
         self._answering_whole = answering_whole
-        self._divider = None if policy.splitter is None or pairs is None else Divider(policy.splitter, pairs)
+        self._divider = None if policy.splitter is None or pairs is None else Divider(policy, policy.splitter, pairs)
         self._newcomers = newcomers
         self._fleets: dict[str, _Fleet] = {}
         self._known: dict[str, _Known] = {}
@@ -190,6 +190,7 @@ class Decider:
             prefix_key=ask.prefix_key,
             session_seat=None if session_key is None else self._sessions.get(session_key, now_seconds),
             waited_seconds=ask.waited_seconds,
+            able_alone=None if pools is None else able,
         )
         turn = self._turns.get(ask.model)
         if turn is None:
@@ -219,14 +220,12 @@ class Decider:
         why = "whole_never_split"
         if self._divider is not None:
             prices = self.policy.price(candidates) if alone is None else alone.cost_seconds
-            divided = self._divider.divide(
-                ask, pools, candidates, splittable, prices, alone, fleet.block_sizes, self.policy, turn
-            )
+            divided = self._divider.divide(ask, pools, candidates, splittable, prices, alone, fleet.block_sizes, turn)
             spares_newcomers = splittable is not candidates.allowed
             if isinstance(divided, str) and alone is None and spares_newcomers:  # which is a preference, no refusal
                 spares_newcomers = False
                 divided = self._divider.divide(
-                    ask, pools, candidates, candidates.allowed, prices, alone, fleet.block_sizes, self.policy, turn
+                    ask, pools, candidates, candidates.allowed, prices, alone, fleet.block_sizes, turn
                 )
             if not isinstance(divided, str):
                 turn.last_seat = divided.seat

@@ -8,18 +8,19 @@ from router.fleet.pairs import Pairs
 from router.fleet.replica import BoolArray, FloatArray
 from router.policy import cost
 from router.policy.candidate import Ask, Candidates
-from router.policy.decision import Pricing, Whole, chosen
+from router.policy.decision import Whole, chosen
 from router.policy.pickers import Turn
-from router.policy.pipeline import Choice
+from router.policy.pipeline import Choice, Policy
 from router.policy.pools import Pools
 from router.policy.split import Split
 from router.policy.splitters import Habit, Splitter, View
 
 
 class Divider:
-    """For all models of one fleet under one splitter. Holds only what was lately split."""
+    """For all models of one fleet under one policy. Holds only what was lately split."""
 
-    def __init__(self, splitter: Splitter, pairs: Pairs) -> None:
+    def __init__(self, policy: Policy, splitter: Splitter, pairs: Pairs) -> None:
+        self._policy = policy
         self._splitter = splitter
         self._pairs = pairs
         self._habits: dict[str, Habit] = {}  # bounded by the models ever served
@@ -33,7 +34,6 @@ class Divider:
         price_seconds: FloatArray,
         alone: Choice | None,
         block_sizes: tuple[int | None, ...],
-        pricing: Pricing,
         turn: Turn,
     ) -> Split | str:
         """A Split, or why not. `allowed` are the rows that may be sent to; `alone` what a whole request would do."""
@@ -48,7 +48,9 @@ class Divider:
         if not pools.handshakes <= ask.handshakes:
             usable &= np.array([pools.speech[row] in ask.handshakes for row in pools.donors.tolist()])[:, None]
         lacking = candidates.prompt_tokens - cost.believed_tokens(candidates)[pools.takers]
-        view = View(candidates, price_seconds, pools, usable, self._pairs.seconds_between(donors, takers, lacking))
+        handover = self._pairs.seconds_between(donors, takers, lacking)
+        answering = self._policy.answering_seconds(candidates)
+        view = View(candidates, price_seconds, answering, pools, usable, handover)
         habit = self._habits.get(ask.model)
         if habit is None:
             habit = self._habits[ask.model] = Habit()
@@ -57,7 +59,7 @@ class Divider:
             return pair
 
         def leg(row: int, rule: str) -> Whole:
-            return chosen(candidates, row, block_sizes[row], pricing, rule, price_seconds)
+            return chosen(candidates, row, block_sizes[row], self._policy, rule, price_seconds)
 
         stays = None if alone is None else leg(alone.row, alone.rule)
         return Split(leg(pair.donor, "prefill_leg"), leg(pair.taker, "decode_leg"), pair, stays, pair.rule)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from router.policy.filters import Filter, SessionHome
 from router.policy.hold import HoldRule
 from router.policy.pickers import Picker, Turn
 from router.policy.rivals import CacheUse, DynamoBlocks
-from router.policy.scorers import CacheInUse, Scorer
+from router.policy.scorers import CacheInUse, OpenRequests, Scorer
 from router.policy.splitters import Splitter
 
 
@@ -104,8 +104,16 @@ class Policy:
 
     def price(self, candidates: Candidates) -> FloatArray:
         """Seconds per candidate, all terms together."""
+        return self._sum(self.terms, candidates)
+
+    def answering_seconds(self, candidates: Candidates) -> FloatArray:
+        """The part of the price that whoever answers a request costs, wherever its prompt was computed."""
+        terms = [term for term in self.terms if isinstance(term.scorer, OpenRequests | CacheInUse)]
+        return self._sum(terms, candidates)
+
+    def _sum(self, terms: Sequence[Term], candidates: Candidates) -> FloatArray:
         total: FloatArray | None = None
-        for term in self.terms:
+        for term in terms:
             seconds = term.cost_seconds(candidates)
             total = seconds if total is None else total + seconds
         return np.zeros(len(candidates)) if total is None else total

@@ -48,7 +48,7 @@ class Shadow:
         turn = self._turns.get(model)
         if turn is None:
             turn = self._turns[model] = Turn(self._rng)
-        row, rule, own_seconds = self.policy.choose(candidates, candidates.allowed.nonzero()[0], turn)
+        row, rule, own_seconds = self.policy.choose(candidates, candidates.whole_rows, turn)
         turn.last_seat = Seat(candidates.seats.item(row))
         live_row, live_seconds = decision.row, decision.total_seconds
         return Opinion(

@@ -4,7 +4,7 @@ Ours, `joint`, prices every pair as the client would feel it, against the best r
 
     price(R)   = the policy's own price of R + what our prefill there would stall R's open requests
     pair(P, D) = the later of (price(P) + handing over from P to D what D lacks) and (the work queued at D, which goes
-                 on meanwhile), + distance + the decode batch of D
+                 on meanwhile), + distance + what answering at D costs there: its batch, its cache
     alone(D)   = price(D)
 
 and splits only when that saves a share of the prefill that D is spared. There is no length from which on it splits: a
@@ -43,6 +43,7 @@ class View:
 
     candidates: Candidates
     price_seconds: FloatArray  # by row, as the policy prices whole requests
+    answering_seconds: FloatArray  # by row, the part of it that a taker costs too, which computes nothing
     pools: Pools
     usable: PairBools  # matched, open, and both sides may be sent to
     handover_seconds: PairFloats  # expected, of what each taker lacks
@@ -62,7 +63,7 @@ class Pair(NamedTuple):
     taker: int
     handover_seconds: float
     distance_seconds: float
-    decode_seconds: float
+    decode_seconds: float  # of answering at the taker, as the policy prices it
     queue_seconds: float  # at the taker, while its donor is at work
     rule: str
 
@@ -103,11 +104,10 @@ class Joint:
     least_tokens: int = param(256, least=1)
     margin_ratio: float = param(0.1, least=0.0)  # of the prefill alone, that a split must save to begin
     margin_seconds: float = param(0.01, least=0.0)  # and at least
-    # Of each open request's delay by our prefill, what we count as ours. Chunked prefill lets a batch of some dozens
-    # run at a fraction of its speed meanwhile. In virtual time (loadtest.pools, seed 1) 0.1 gave 2p2d the first tokens
-    # of 0.02 and whole answers up to a third sooner; at 0.2 first tokens came a tenth later.
-    stall_ratio: float = param(0.1, least=0.0)
-    decode_seconds_each: float = param(0.0005, least=0.0)  # as the scorer open_requests
+    # Of the delay our prefill brings every open request there, what we count as ours: this share, and less of what is
+    # hardly noticed: the square of the pause, over all that pause, against one answer's pause of `stall_knee_seconds`.
+    stall_ratio: float = param(0.15, least=0.0)
+    stall_knee_seconds: float = param(1.4, least=0.001)
     near_label: str = param("")  # the label in which near replicas agree; empty: distance is not priced
     far_seconds: float = param(0.0, least=0.0)  # the price of a pair that does not agree
     far_forbidden: bool = param(False)  # never such a pair
@@ -119,18 +119,28 @@ class Joint:
             if uncached_tokens < self.least_tokens:
                 return "whole_little_to_compute"
         own_seconds = cost.prefill_seconds(view.candidates)
-        price_seconds = view.price_seconds + own_seconds * view.candidates.open_requests * self.stall_ratio
-        pair = self._best(view, price_seconds, turn)
-        if alone is None or isinstance(pair, str):
-            return pair
-        prefill_seconds = float(own_seconds.item(alone))
-        saved_seconds = price_seconds.item(alone) - pair.seconds(price_seconds.item(pair.donor))
-        needed_seconds = max(self.margin_seconds, self.margin_ratio * prefill_seconds)
-        splits = saved_seconds > (0.0 if habit.of(uncached_tokens) else needed_seconds)
-        habit.remember(uncached_tokens, splits)
-        return pair if splits else "whole_is_sooner"
+        price_seconds = view.price_seconds + self._stall_seconds(own_seconds, view.candidates.open_requests)
+        priced = self._priced(view, price_seconds)
+        least_seconds = float(priced.seconds.min(initial=np.inf))
+        if least_seconds == np.inf:
+            return "whole_no_pair"
+        if alone is not None:
+            prefill_seconds = float(own_seconds.item(alone))
+            needed_seconds = max(self.margin_seconds, self.margin_ratio * prefill_seconds)
+            saved_seconds = price_seconds.item(alone) - least_seconds
+            splits = saved_seconds > (0.0 if habit.of(uncached_tokens) else needed_seconds)
+            habit.remember(uncached_tokens, splits)
+            if not splits:
+                return "whole_is_sooner"
+        return priced.pair(view, turn)
 
-    def _best(self, view: View, price_seconds: FloatArray, turn: Turn) -> Splitting:
+    def _stall_seconds(self, own_seconds: FloatArray, open_requests: FloatArray) -> FloatArray:
+        """What a prefill of ours costs the answers that run beside it."""
+        pauses = own_seconds / self.stall_knee_seconds
+        shares = self.stall_ratio * np.minimum(1.0, open_requests * pauses * pauses)
+        return shares * open_requests * own_seconds
+
+    def _priced(self, view: View, price_seconds: FloatArray) -> _Priced:
         pools, usable = view.pools, view.usable
         distance = np.zeros(usable.shape)
         if self.near_label:
@@ -138,21 +148,42 @@ class Joint:
             distance[far] = self.far_seconds
             if self.far_forbidden:
                 usable = usable & ~far
-        decode = view.candidates.open_requests[pools.takers] * self.decode_seconds_each
+        decode = view.answering_seconds[pools.takers]
         queued = cost.queue_seconds(view.candidates)[pools.takers]
         ready = price_seconds[pools.donors][:, None] + view.handover_seconds
-        prices = np.maximum(ready, queued) + distance + decode
-        at = _cheapest(view, prices, usable, turn)
-        if at is None:
-            return "whole_no_pair"
-        donor, taker = at
+        seconds = np.where(usable, np.maximum(ready, queued) + distance + decode, np.inf)
+        return _Priced(seconds, distance, decode, queued)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Priced:
+    """Every pair and the terms of its price, in seconds."""
+
+    seconds: PairFloats  # the whole price; infinite for a pair that cannot be used
+    distance: PairFloats
+    decode: FloatArray  # by taker
+    queued: FloatArray  # by taker
+
+    def pair(self, view: View, turn: Turn) -> Pair:
+        """Of the pairs that are as good as the best, one with the least open on both sides; of those any.
+
+        Chance is drawn here alone: a request that stays whole leaves the policy's own draws as they were.
+        """
+        pools = view.pools
+        limit = float(self.seconds.min()) * (1.0 + NEAR_RATIO) + NEAR_SECONDS
+        places = np.argwhere(self.seconds <= limit)
+        if len(places) > 1:
+            open_requests = view.candidates.open_requests
+            busy = open_requests[pools.donors[places[:, 0]]] + open_requests[pools.takers[places[:, 1]]]
+            places = places[busy == busy.min()]
+        donor, taker = places[turn.rng.randrange(len(places)) if len(places) > 1 else 0].tolist()
         return Pair(
             int(pools.donors.item(donor)),
             int(pools.takers.item(taker)),
             view.handover_seconds.item(donor, taker),
-            distance.item(donor, taker),
-            decode.item(taker),
-            queued.item(taker),
+            self.distance.item(donor, taker),
+            self.decode.item(taker),
+            self.queued.item(taker),
             "split_joint",
         )
 
@@ -201,21 +232,6 @@ SPLITTERS: Mapping[str, type[Splitter]] = {
     "threshold": Threshold,
     "dynamo_conditional": DynamoConditional,
 }
-
-
-def _cheapest(view: View, prices: PairFloats, usable: PairBools, turn: Turn) -> tuple[int, int] | None:
-    """Of the pairs that are as good as the best, the one with the least open on both sides; then any."""
-    if not usable.any():
-        return None
-    prices = np.where(usable, prices, np.inf)
-    limit = float(prices.min()) * (1.0 + NEAR_RATIO) + NEAR_SECONDS
-    places = np.argwhere(prices <= limit)
-    if len(places) > 1:
-        open_requests, pools = view.candidates.open_requests, view.pools
-        busy = open_requests[pools.donors[places[:, 0]]] + open_requests[pools.takers[places[:, 1]]]
-        places = places[busy == busy.min()]
-    donor, taker = places[turn.rng.randrange(len(places)) if len(places) > 1 else 0].tolist()
-    return donor, taker
 
 
 def _one_after_the_other(view: View, rule: str) -> Splitting:

@@ -142,6 +142,7 @@ class Engine:
         self._stride: Stride | None = None  # None: a single step is running, or none
         self._step_ends: float | None = None  # None: no step is running
         self._free_at: float = 0.0
+        self._stuck = False  # whoever waits has no room, and nobody runs who would make any
 
     @property
     def running(self) -> int:
@@ -193,6 +194,7 @@ class Engine:
         if chain is None:
             return False
         self.pool.free(chain)
+        self._stuck = False
         return True
 
     def lacking(self, prompt: Sequence[int], namespace: Namespace) -> int:
@@ -205,10 +207,13 @@ class Engine:
         return self.pool.reset()
 
     def next_step_at(self) -> float | None:
-        """When `step` has something to do; a time that has passed means now, None means not before a `submit`."""
+        """When `step` has something to do; a time that has passed means now.
+
+        None means not before a `submit`, nor before a `release` or `cancel` where what is kept leaves no room.
+        """
         if self._step_ends is not None:
             return self._step_ends
-        return self._free_at if self._requests else None
+        return self._free_at if self._requests and not self._stuck else None
 
     def step(self, now: float) -> StepResult:
         """End the running step if its time has come, then start the next. Call at or after `next_step_at()`."""
@@ -248,6 +253,7 @@ class Engine:
             budget -= tokens
             chunks.append((tokens, request.computed))
         if not riders.count and not chunks:
+            self._stuck = not crowded  # else the next step finds the room of who was put back
             return
         # In a crowded step nobody was let in: the next one tries again. One with news lets it out at its end.
         alone = chunks or crowded or self.pool.has_news or self._longest_stride == 1
@@ -288,6 +294,7 @@ class Engine:
         return Stride(now, steps, pace * self.timing.step_seconds((), riders.count, riders.context_tokens), growing)
 
     def _cut_stride(self, now: float) -> None:
+        self._stuck = False
         stride = self._stride
         if stride is not None:
             steps = stride.steps_begun_by(now)

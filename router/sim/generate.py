@@ -23,6 +23,11 @@ from router.sim.transfers import Imported, Terms, TransferFailed, Transfers
 
 Sink: TypeAlias = asyncio.Queue[Output | None]
 
+_STREAM_BEGINS = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [(b"content-type", b"text/event-stream; charset=utf-8")],
+}
 PREFIXES = {Endpoint.CHAT: "chatcmpl-", Endpoint.COMPLETIONS: "cmpl-", Endpoint.EMBEDDINGS: "embd-"}
 
 
@@ -81,7 +86,13 @@ class Generator:
                 await self._whole(ask, named, counts, jobs, sink, send)
         except TransferFailed:
             body = error_body("Internal server error", "InternalServerError", None, 500)
-            await reply(send, 500, body)
+            if ask.stream:  # vLLM 0.32 begins every stream with 200, and tells of this as its first event
+                await send(_STREAM_BEGINS)
+                await send(
+                    {"type": "http.response.body", "body": b"data: " + body + b"\n\n" + DONE, "more_body": False}
+                )
+            else:
+                await reply(send, 500, body)
         except Gone:
             self._abort(scope)
             watch.cancel()
@@ -189,8 +200,7 @@ class Generator:
             output = await _next(sink)
             index = jobs[output.request_id]
             if not positions:
-                start = {"type": "http.response.start", "status": 200}
-                await send(start | {"headers": [(b"content-type", b"text/event-stream; charset=utf-8")]})
+                await send(_STREAM_BEGINS)
             events = b""
             if index not in positions and ask.endpoint is Endpoint.CHAT:
                 events = shape.first(index, counts)

@@ -137,6 +137,7 @@ class Replica:
         del self.kept[kept.job_id]
         self.expired_transfers += expired
         self.engine.release(kept.job_id)
+        self._wake.set()  # somebody may have waited for these blocks
         kept.gone.set()
 
     def transferred(self, count_bytes: int, seconds: float) -> None:

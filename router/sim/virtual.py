@@ -262,15 +262,20 @@ class VirtualFleet:
         """The prompt's KV sets out for the second leg."""
         leg = self._legs.pop(name)
         donor, taker = (self._machines[number] for number in leg.legs)
+
+        def let_go() -> None:
+            if donor.engine.release(name) and donor is self._machines[leg.legs.donor]:
+                self._wake(leg.legs.donor)  # somebody may have waited for these blocks
+
         if not self._stands(leg):
-            donor.engine.release(name)
+            let_go()
             return
         self._open[leg.arrival.request_id][1].computed(leg.arrival.request_id, self.now, cached_tokens)
         lacking = taker.engine.lacking(leg.arrival.prompt, Namespace())
         done = self._wires.begin(*leg.legs, lacking, self.now)
 
         def arrive() -> None:
-            donor.engine.release(name)
+            let_go()
             if self._stands(leg):
                 job = Job(leg.arrival.request_id, leg.arrival.prompt, leg.arrival.answer)
                 come = replace(job, imported_tokens=len(job.prompt), reported_cached_tokens=cached_tokens)

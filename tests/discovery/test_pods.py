@@ -81,8 +81,10 @@ def test_an_ipv6_pod_is_addressed_in_brackets_for_http_and_for_events() -> None:
         (pod(ports=()), "it declares no port; set discovery.kubernetes.port, or annotate it with homing/port"),
         (pod(noted={"port": "0"}), "homing/port is '0', but must be a port"),
         (pod(noted={"engine": "tgi"}), "homing/engine is 'tgi', but must be vllm or sglang"),
+        (pod(noted={"handshake": "rdma"}), "homing/handshake is 'rdma', but must be nixl, mooncake, sglang"),
+        (pod(noted={"label-": "x"}), "homing/label- is not known here"),
         (pod(noted={"ranks": "many"}), "homing/ranks is 'many', but must be a number from 1 to 256"),
-        (pod(noted={"rnak": "1"}), "homing/rnak is not known here; known are engine, event-port"),
+        (pod(noted={"rnak": "1"}), "homing/rnak is not known here; known are bootstrap-port, engine, event-port"),
         (pod(noted={"replay-port": "5558"}), "homing/replay-port is there but homing/event-port is not"),
     ],
 )
@@ -92,6 +94,26 @@ def test_a_pod_whose_notes_cannot_be_used_is_left_out_and_named_and_the_others_a
     (told,) = seen.faults
     assert told.startswith("pod a is left out: ")
     assert fault in told
+
+
+def test_a_pod_s_zone_and_its_notes_are_the_labels_that_distance_is_priced_by() -> None:
+    there = {"topology.kubernetes.io/zone": "eu-1a", "topology.kubernetes.io/region": "eu-1", "app": "vllm"}
+    one = pod(noted={"role": "prefill", "handshake": "mooncake", "bootstrap-port": "8998", "label-rack": "r7"})
+    one = msgspec.structs.replace(one, metadata=msgspec.structs.replace(one.metadata, labels=there))
+    replica = pods.members([one], BY_SELECTOR).members[ReplicaId("a")].replica
+    assert replica.labels == {"zone": "eu-1a", "region": "eu-1", "rack": "r7"}
+    assert (replica.handshake, replica.bootstrap_port) == ("mooncake", 8998)
+    moved = pod(noted={"label-zone": "mine"})
+    moved = msgspec.structs.replace(moved, metadata=msgspec.structs.replace(moved.metadata, labels=there))
+    seen = pods.members([moved], BY_SELECTOR).members[ReplicaId("a")].replica
+    assert seen.labels["zone"] == "mine", "what is noted overrules"
+    assert seen.handshake is None
+
+
+def test_an_endpoint_s_zone_is_its_label() -> None:
+    zoned = {**endpoint("a", "10.0.0.1", ready=True), "zone": "eu-1b"}
+    seen = slices.members([endpoint_slice("s", zoned, endpoint("b", "10.0.0.2", ready=True))], BY_SERVICE)
+    assert [dict(one.replica.labels) for one in seen.members.values()] == [{"zone": "eu-1b"}, {}]
 
 
 def test_every_note_that_is_read_is_in_the_table_and_the_other_way_round() -> None:

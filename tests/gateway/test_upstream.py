@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import socket
+import threading
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -711,6 +713,32 @@ async def test_a_connection_that_nobody_accepts_times_out() -> None:
         await upstream.request(*POST)
     if isinstance(caught.value, TimedOut):
         assert caught.value.phase is Phase.CONNECT
+
+
+def answer_once(listening: socket.socket) -> None:
+    """What a replica in another process does, whatever our loop is at."""
+    one, _ = listening.accept()
+    with one:
+        one.recv(1 << 16)
+        one.sendall(HELLO)
+
+
+@on_both_loops
+async def test_what_came_while_our_own_loop_was_held_up_counts() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(10.0)
+        replica = threading.Thread(target=answer_once, args=(listening,))
+        replica.start()
+        upstream = Upstream(f"http://127.0.0.1:{listening.getsockname()[1]}", timeouts=SHORT)
+        loop = asyncio.get_running_loop()
+        asking = asyncio.ensure_future(outcome(upstream))
+        while not upstream.open_connections:
+            await asyncio.sleep(0)
+            loop.call_soon(time.sleep, 0.2)  # the stall itself: connecting, and again before the first byte
+            await asyncio.sleep(0)
+        assert await asking == Whole()
+        replica.join()
+        upstream.close()
 
 
 # Flow.

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
+import pytest
+
 from router.fleet.replica import Role
 from router.gateway.exchange import Exchange
 from router.lab.brain import Brain, Setup
@@ -31,22 +33,33 @@ def played(
     troubles: tuple[Trouble, ...] = (),
     seed: int = 5,
     watch: Callable[[Exchange], None] | None = None,
+    cache_blocks: int = 4_000,
+    wires: WireTiming = WireTiming(),  # noqa: B008  frozen
 ) -> tuple[VirtualFleet, Brain]:
     brain = Brain(
-        Setup(load(policy) if isinstance(policy, str) else policy, len(roles), 64, 4_000, roles=roles), 5, watch
+        Setup(load(policy) if isinstance(policy, str) else policy, len(roles), 64, cache_blocks, roles=roles), 5, watch
     )
     fleet = VirtualFleet(
         replicas=len(roles),
-        limits=EngineLimits(block_count=4_001, block_size_tokens=64),
+        limits=EngineLimits(block_count=cache_blocks + 1, block_size_tokens=64),
         timing=QWEN3_32B_H100_TP2,
         routers=[brain],
         workload=SharedPrefixes(SHAPE, 80, rate, 5),
         seed=5,
         troubles=troubles,
-        wires=WireTiming(),
+        wires=wires,
     )
     fleet.run()
     return fleet, brain
+
+
+@pytest.mark.timeout(60)
+def test_a_donor_whose_cache_is_full_of_what_it_keeps_goes_on_when_it_is_fetched() -> None:
+    # One prompt fills a donor, which keeps it for a second while it is handed over; more arrive meanwhile.
+    fleet, brain = played("split_always", cache_blocks=70, wires=WireTiming(fixed_seconds=1.0))
+    assert all(story.finished for story in fleet.stories.values())
+    assert brain.open_requests == 0
+    assert all(machine.engine.pool.used_blocks == 0 for machine in fleet._machines)
 
 
 def test_a_split_request_is_computed_on_a_donor_and_answered_by_a_taker() -> None:

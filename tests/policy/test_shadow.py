@@ -7,6 +7,7 @@ from random import Random
 import numpy as np
 import pytest
 
+from router.fleet.replica import Role
 from router.policy.candidate import Candidate
 from router.policy.decision import Whole, chosen
 from router.policy.load import load
@@ -15,6 +16,8 @@ from router.policy.pipeline import Policy
 from router.policy.reading import parse
 from router.policy.shadow import Opinion, Shadow, prices_in_seconds
 from tests.policy.makers import candidate, columns
+from tests.policy.test_decider import BLOCK
+from tests.policy.test_splitters import Fleet
 
 QUEUE = parse("{name: queue, description: d, scorers: {queue_wait: {}}, picker: lowest_cost}", "queue")
 CACHE = parse("{name: cache, description: d, scorers: {prefill: {}}, picker: lowest_cost}", "cache")
@@ -39,6 +42,16 @@ def test_each_policy_prices_the_others_choice_in_its_own_seconds() -> None:
     assert (told.policy, told.replica, told.agrees) == ("cache", "r0", False)
     assert told.dearer_seconds == pytest.approx(1.0)
     assert told.missed_seconds == pytest.approx(0.5)
+
+
+def test_where_replicas_have_roles_its_choice_is_one_that_may_answer_alone() -> None:
+    fleet = Fleet(Role.PREFILL, Role.DECODE)
+    fleet.warm(0, 8_000 // BLOCK)
+    decision = fleet.ask(handshakes=frozenset())
+    assert isinstance(decision, Whole)
+    assert decision.replica == "d1"
+    told = Shadow(CACHE, QUEUE, Random(1)).opinion("m", decision)
+    assert told.replica == "d1", "the prefill replica is warm, and answers nobody alone while another can"
 
 
 def test_two_policies_of_one_mind_agree_at_no_price() -> None:

@@ -21,12 +21,15 @@ from router.fleet.sessions import Sessions
 from router.index.base import Trust
 from router.index.budget import Budget
 from router.index.memory import MemoryIndex
-from router.policy.candidate import Ask
+from router.policy.candidate import Ask, Candidate, Candidates
 from router.policy.decider import Decider
 from router.policy.decision import Whole
 from router.policy.load import load
+from router.policy.pickers import Turn
+from router.policy.pools import pools_of
 from router.policy.reading import parse
 from router.policy.split import Decision, Split
+from router.policy.splitters import Habit, Joint, View
 from tests.policy.test_decider import BLOCK, Trusted, hashes
 
 P, D, BOTH = Role.PREFILL, Role.DECODE, Role.BOTH
@@ -172,15 +175,45 @@ def test_a_slow_wire_keeps_a_request_whole() -> None:
 def test_sizes_that_are_split_go_on_being_split_while_there_is_anything_to_gain() -> None:
     fleet = Fleet(P, D)
     fleet.queue(1, requests=1)  # the split saves a little, less than the margin
-    assert over(fleet.ask()) == ("d1",)
+    assert over(fleet.ask(9_600)) == ("d1",)
     fleet.queue(1, requests=59)
-    assert over(fleet.ask()) == ("p0", "d1")
+    assert over(fleet.ask(9_600)) == ("p0", "d1")
     fresh, habit = Fleet(P, D), fleet
     fresh.queue(1, requests=1)
     habit.ledger = fresh.ledger
     habit.decider._ledger = fresh.ledger
-    assert over(fresh.ask()) == ("d1",)
-    assert over(habit.ask()) == ("p0", "d1")
+    assert over(fresh.ask(9_600)) == ("d1",)
+    assert over(habit.ask(9_600)) == ("p0", "d1")
+
+
+def test_what_answering_costs_at_the_taker_is_no_reason_to_split() -> None:
+    """Its cache is as full for a request that comes with its KV as for one that is computed there."""
+    columns = [
+        Candidate(ReplicaId("p0"), Seat(0), tokens_per_second=8_000.0, cache_tokens=1_000.0),
+        Candidate(ReplicaId("d1"), Seat(1), tokens_per_second=8_000.0, cache_tokens=1_000.0, used_tokens=900.0),
+    ]
+    candidates = Candidates.of(columns, prompt_tokens=600)
+    policy = load("disaggregated")
+    answering = policy.answering_seconds(candidates)
+    assert answering.tolist() == [0.0, 2.7]
+    no_time = np.zeros((1, 1))
+    handshakes = [
+        Replica(one.replica, "http://r", role, handshake="nixl") for one, role in zip(columns, (P, D), strict=True)
+    ]
+    pools = pools_of(handshakes, [Facts(), Facts()], ANSWERING)
+    assert pools is not None
+    view = View(candidates, policy.price(candidates), answering, pools, np.ones((1, 1), dtype=np.bool_), no_time + 0.02)
+    assert Joint().choose(view, 1, Habit(), Turn(Random(1))) == "whole_is_sooner"
+
+
+def test_a_request_that_stays_whole_draws_no_chance() -> None:
+    """So that policies which never split are the same but for their names."""
+    fleet, rng = Fleet(P, P, D, D), Random(7)
+    fleet.decider._rng.seed(7)
+    first = fleet.ask(4_096)
+    assert isinstance(first, Whole)
+    rng.random()  # the picker's own, between two idle replicas
+    assert fleet.decider._rng.getstate() == rng.getstate()
 
 
 @pytest.mark.parametrize("handshakes", [frozenset(), frozenset({"sglang"})])

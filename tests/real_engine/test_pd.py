@@ -30,6 +30,8 @@ pytestmark = [pytest.mark.real_engine, pytest.mark.timeout(1200)]
 REQUESTS = 50
 AT_ONCE = 4
 ANSWER_TOKENS = 12
+MOST_WHOLE = 10  # of those, on a machine that others keep busy; on a quiet one none
+TOLD_IN_STREAM = 599  # for a stream that began with 200 and told of an error
 ALWAYS = {
     "name": "split_always",
     "description": "every request, so that all of them prove something",
@@ -123,8 +125,10 @@ def ask(url: str, one: Asked) -> Answered:
         return Answered(answer.status_code, (), seconds)
     if not one.streamed:
         return Answered(200, answer.json()["choices"][0]["token_ids"], seconds)
-    assert answer.text.rstrip().endswith("data: [DONE]"), answer.text[-300:]
     events = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
+    if any("error" in event for event in events):
+        return Answered(TOLD_IN_STREAM, (), seconds)
+    assert answer.text.rstrip().endswith("data: [DONE]"), answer.text[-300:]
     found = [token for event in events for choice in event["choices"] for token in choice.get("token_ids") or ()]
     return Answered(200, found, seconds)
 
@@ -132,6 +136,15 @@ def ask(url: str, one: Asked) -> Answered:
 def ask_all(url: str, asked: Sequence[Asked]) -> list[Answered]:
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return list(pool.map(lambda one: ask(url, one), asked))
+
+
+def was_unwell(receipt: dict[str, Any]) -> bool:
+    """Whether the request met a side that did not answer: on a starved machine a real engine can stand still for 20 s.
+
+    Then Homing keeps away from it (its probe fails), or takes a request from it (the watch): either is within R 2.
+    """
+    kept_away = any(not candidate["allowed"] for candidate in receipt["decision"]["candidates"])
+    return kept_away or any("leg: " in attempt["ending"] for attempt in receipt["attempts"])
 
 
 def test_every_request_is_split_and_says_what_a_single_engine_says(pair: Pair, show: Callable[[str], None]) -> None:
@@ -150,13 +163,16 @@ def test_every_request_is_split_and_says_what_a_single_engine_says(pair: Pair, s
     assert moved > 0
     assert fetched > 0
     receipts = [told[one.name] for one in asked]
-    assert [r["attempts"] for r in receipts if [a["leg"] for a in r["attempts"]] != ["prefill", "decode"]] == []
+    whole = [r for r in receipts if [a["leg"] for a in r["attempts"]] != ["prefill", "decode"]]
+    assert [r["attempts"] for r in whole if not was_unwell(r)] == []
+    assert len(whole) <= MOST_WHOLE
     judged = [receipt["verdict"] for receipt in receipts if receipt["verdict"]["judged"]]
     exact = sum(verdict["exact"] for verdict in judged)
     assert pair.homing.metric("homing_leases_open{") == 0
     show(
         f"{REQUESTS} requests split over two vLLM replicas, NIXL over TCP: {moved / 1e6:.1f} MB moved, "
-        f"{fetched:.0f} prompt tokens fetched, {len(judged)} judged, {exact} predicted exactly"
+        f"{fetched:.0f} prompt tokens fetched, {len(judged)} judged, {exact} predicted exactly; {len(whole)} answered "
+        f"whole while a side was unwell, the slowest in {max(answer.seconds for answer in answers):.1f} s"
     )
 
 

@@ -37,6 +37,26 @@ def test_an_answer_comes_one_token_a_step_and_says_what_was_cached() -> None:
     assert drain(sim)[0][0].cached_tokens == 8
 
 
+def test_while_kept_blocks_leave_no_room_there_is_nothing_to_do_until_they_are_released() -> None:
+    sim = engine(block_count=5)  # four to give
+    sim.submit(Job("kept", range(13), [50], keeps_blocks=True))
+    drain(sim)
+    sim.submit(Job("waits", range(100, 109), [50]))
+    due = sim.next_step_at()
+    assert due is not None
+    assert not sim.step(due).outputs
+    assert sim.next_step_at() is None, "or whoever drives it would ask for ever, at one and the same time"
+    assert sim.release("kept")
+    assert [output.request_id for output in drain(sim)[0]] == ["waits"]
+    sim.submit(Job("kept again", range(200, 213), [50], keeps_blocks=True))
+    drain(sim)
+    sim.submit(Job("gives up", range(300, 309), [50]))
+    assert sim.next_step_at() is not None, "whoever comes is looked at"
+    sim.step(sim.next_step_at() or 0.0)
+    assert sim.cancel("gives up")
+    assert sim.next_step_at() is None
+
+
 def test_a_request_hits_the_blocks_of_one_that_is_still_being_computed() -> None:
     sim = engine()
     sim.submit(Job("a", range(9), [50]))

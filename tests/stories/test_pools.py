@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.stories.houses import Stage
-from tests.stories.pools import pools, receipt
+from tests.stories.pools import ALWAYS, pools, receipt
 
 LONG = "tell me of the sea and of ships, " * 20
 
@@ -94,6 +95,33 @@ async def test_both_legs_are_counted_and_timed_and_the_pair_is_shown(tmp_path: P
 def _moved(stage: Stage) -> int:
     load = stage.house.keeper.kept[stage.house.roster.present()[1]].load
     return 0 if load is None else load.transfer_bytes or 0
+
+
+async def test_a_split_request_waits_here_for_its_donor_s_room_and_then_goes_to_both(tmp_path: Path) -> None:
+    holds = {**ALWAYS, "name": "holds", "hold": {"ahead_tokens": 1, "patience": 100}}
+    async with pools(("prefill", "decode"), tmp_path, policy=holds, bystander=True) as stage:
+        holding = stage.house.holding
+        assert holding is not None
+        wanted = await alone(stage, 2, LONG + "third")
+        await stage.order(0, through=2, slow=20_000.0)
+        first = asyncio.ensure_future(stage.ask(LONG, stream=True))
+        await stage.until(lambda: len(stage.house.ledger) == 2)
+        gone = asyncio.ensure_future(stage.ask(LONG + "second", stream=True))
+        await stage.until(lambda: holding.waiting == 1)
+        third = asyncio.ensure_future(stage.ask(LONG + "third", stream=True))
+        await stage.until(lambda: holding.waiting == 2)
+        assert len(stage.house.ledger) == 2, "neither leg of who waits is charged"
+        gone.cancel()
+        await stage.until(lambda: holding.waiting == 1)
+        await stage.order(0, through=2, restart=True, slow=1.0)  # which costs the first its donor, and not its answer
+        answer = await third
+        assert (await first).status_code == 200
+        assert answer.status_code == 200
+        assert spoken(answer.text) == wanted
+        told = await receipt(stage, answer.headers["x-homing-request-id"])
+        assert told["held_seconds"] > 0.0
+        assert holding.waiting == 0
+        await stage.nothing_left()
 
 
 async def test_several_answers_to_one_prompt_are_never_split(tmp_path: Path) -> None:
