@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import uvicorn
@@ -19,9 +19,18 @@ KEEP_ALIVE_SECONDS = 75.0  # longer than the 60 s of common load balancers: they
 class _Server(uvicorn.Server):
     """uvicorn without its own signal handling: the process has two of them, and one owner."""
 
-    def __init__(self, settings: uvicorn.Config) -> None:
+    def __init__(self, settings: uvicorn.Config, winds_down: Callable[[], bool]) -> None:
         super().__init__(settings)
         self.accepting = asyncio.Event()
+        self._winds_down = winds_down
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second."""
+        is_over = await super().on_tick(counter)
+        if self._winds_down():
+            # Whoever keeps a connection to us is to open the next one elsewhere, while this one is whole.
+            self.server_state.default_headers = [*self.config.encoded_headers, (b"connection", b"close")]
+        return is_over
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -48,10 +57,16 @@ def bind(host: str, port: int, key: str) -> socket.socket:
 
 
 @contextlib.asynccontextmanager
-async def listening(application: Any, on: socket.socket, drain_seconds: float) -> AsyncIterator[None]:
+async def listening(
+    application: Any,
+    on: socket.socket,
+    drain_seconds: Callable[[], float],
+    winds_down: Callable[[], bool] = lambda: False,
+) -> AsyncIterator[None]:
     """Serve `application` (ASGI; Any as uvicorn types it) on a bound socket while the block runs.
 
-    On the way out no new connection is taken, and open exchanges have `drain_seconds` to end.
+    While it `winds_down` each answer asks for its connection to be closed. On the way out no new connection is taken,
+    and open exchanges have `drain_seconds` to end.
     """
     settings = uvicorn.Config(
         application,
@@ -66,14 +81,19 @@ async def listening(application: Any, on: socket.socket, drain_seconds: float) -
         server_header=False,
         date_header=False,
         timeout_keep_alive=int(KEEP_ALIVE_SECONDS),
-        timeout_graceful_shutdown=max(1, int(drain_seconds)),
         backlog=BACKLOG,
     )
-    server = _Server(settings)
+    server = _Server(settings, winds_down)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(server.serve(sockets=[on]))
         await server.accepting.wait()
         try:
             yield
         finally:
+            settings.timeout_graceful_shutdown = max(1, int(drain_seconds()))
             server.should_exit = True
+
+
+def shown(host: str) -> str:
+    """As it stands in a URL that reaches it from here."""
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
