@@ -9,7 +9,7 @@ from typing import Any
 
 from router.clock import Clock
 from router.config import UsageProbe
-from router.errors import HomingError, InternalError, UpstreamError
+from router.errors import HomingError, InternalError, Stopping, UpstreamError
 from router.fleet.roster import Roster
 from router.fleet.sessions import session_key
 from router.gateway.account import Account
@@ -95,7 +95,7 @@ class Serve:
             client.gone = True
         except asyncio.CancelledError:
             # Homing is stopping. Not raised again: this is the outermost frame of the request's own task.
-            exchange.fault = InternalError("Homing stopped before the answer ended.", code="stopping")
+            exchange.fault = Stopping("Homing stopped before the answer ended.", code="stopping")
             exchange.status = exchange.status or exchange.fault.status
             if not client.committed:
                 await client.refuse(exchange.fault, self._account.explain_headers(exchange))
