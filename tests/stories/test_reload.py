@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
-from router.fleet.replica import ReplicaId
+from router.cli import main
+from router.fleet.replica import ReplicaId, Seat
 from router.gateway.in_force import ReloadOutcome
 from tests.sim.fleets import fleet_config, serving
 from tests.stories.houses import Stage, homing
+from tests.stories.pools import ALWAYS, pools
 
 LONG = "A long story that fills some blocks of the cache, told again and again by one who has time. " * 4
 TOKEN = {"authorization": "Bearer let me in"}
@@ -26,6 +29,7 @@ scorers: {queue_wait: {}, prefill: {weight: %s}}
 picker: lowest_cost
 """
 HOLDS = POLICY % 1 + "hold: {ahead_tokens: 1}\n"
+WHOLE = {key: value for key, value in ALWAYS.items() if key != "split"}
 NEVER = {"watch_seconds": 0}  # but when asked to
 
 
@@ -217,6 +221,55 @@ async def test_a_change_that_needs_a_restart_is_named_and_what_stands_beside_it_
         assert "limits.queue_length" in told["changed"]
         assert it.stage.house.in_force.config.limits.queue_length != 5
         assert any("listen.admin_host" in line and "restart" in line for line in it.stage.said)
+
+
+async def test_the_command_tells_what_became_of_it_and_fails_where_nothing_was_changed(tmp_path: Path) -> None:
+    async with kept(tmp_path) as it:
+        admin = it.stage.house.admin_url
+
+        async def homing_reload(*more: str) -> tuple[int, str]:
+            words = ["reload", "--admin", admin, "--token-env", "ADMIN_TOKEN", *more]
+            told = await asyncio.to_thread(CliRunner().invoke, main, words)
+            return told.exit_code, told.output
+
+        it.write(policy="round_robin")
+        code, said = await homing_reload()
+        assert code == 0
+        assert said.startswith("applied; in force: ")
+        assert "changed: policy" in said
+        it.write(policy="cash_aware")
+        code, said = await homing_reload()
+        assert code == 1
+        assert "Did you mean 'cache_aware'?" in said
+        it.write(policy="round_robin", seed=4)
+        code, said = await homing_reload()
+        assert code == 1
+        assert "needs a restart, so nothing was changed: seed" in said
+        code, said = await homing_reload("--show")
+        assert code == 0
+        assert json.loads(said)["last_reload"]["needs_restart"] == ["seed"]
+        code, said = await homing_reload("--token-env", "NOWHERE")
+        assert code == 1
+        assert "admin token" in said
+
+
+async def test_a_policy_that_splits_comes_and_goes(tmp_path: Path) -> None:
+    text = "tell me of the sea and of ships, " * 20
+    reload = {"watch_seconds": 0}
+    async with pools(("prefill", "both"), tmp_path, warm=False, reload=reload, policy=WHOLE) as one:
+        file = tmp_path / "policy.yaml"
+        assert "x-homing-prefill-replica" not in (await one.ask(text)).headers
+        file.write_text(json.dumps(ALWAYS))
+        one.house.in_force.asked.set()
+        await one.until(lambda: one.house.in_force.whole.policy.splitter is not None)
+        await one.until(lambda: one.house.pairs.is_open(Seat(0), Seat(1)))  # introduced, now that somebody splits
+        answer = await one.ask(f"{text} again", stream=True)
+        assert answer.headers["x-homing-prefill-replica"] == "p0"
+        file.write_text(json.dumps(WHOLE))
+        one.house.in_force.asked.set()
+        await one.until(lambda: one.house.in_force.whole.policy.splitter is None)
+        assert "x-homing-prefill-replica" not in (await one.ask(f"{text} once more")).headers
+        await one.nothing_left()
 
 
 async def test_nobody_reloads_without_the_token(tmp_path: Path) -> None:
