@@ -41,7 +41,7 @@ def shelf() -> tuple[Policy, ...]:
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # not UTF-8, or no name of a file
         raise ConfigError([f"{path}: cannot be read as a policy ({error}). Give a file that can."]) from error
 
 

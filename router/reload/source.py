@@ -70,7 +70,7 @@ def _named(path: Path | None, overrides: Mapping[str, Any]) -> tuple[Sequence[st
     """The policy and its shadow, if there is one, and the file of keys, whatever else is wrong with the file."""
     loaded = None
     if path is not None:
-        with contextlib.suppress(OSError, UnicodeDecodeError, yaml.YAMLError):
+        with contextlib.suppress(OSError, ValueError, RecursionError, yaml.YAMLError):
             loaded = yaml.safe_load(path.read_text())
     told = {**(loaded if isinstance(loaded, dict) else {}), **overrides}
     live = told.get("policy", Config.model_fields["policy"].default)
@@ -90,5 +90,5 @@ def _keys(settings: Config) -> frozenset[str] | None:
 def _digest(file: Path) -> bytes | None:
     try:
         return hashlib.sha256(file.read_bytes()).digest()
-    except OSError:
+    except (OSError, ValueError):  # a name that no file can have, too
         return None

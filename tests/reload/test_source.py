@@ -66,3 +66,16 @@ def test_a_configuration_from_nowhere_is_read_as_it_is_with_the_policy_it_names(
     policy.write_text(POLICY.replace("ours", "other"))
     assert source.look() != source.read_at
     assert source.read().policy.name == "other"
+
+
+@pytest.mark.parametrize("text", ["[" * 400, 'policy: "a\\0.yaml"', "\x00", "- a", ""])
+def test_whatever_stands_there_it_has_been_looked_at_and_is_not_read_again_for_nothing(
+    text: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "homing.yaml"
+    file.write_text(text)
+    source = ConfigSource(file, {})
+    with pytest.raises((ConfigError, RecursionError, ValueError)):
+        source.read()
+    assert source.read_at == source.look()
+    assert file in source.read_at
