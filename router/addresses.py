@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator
+
+AUTHORITY = re.compile(r"[A-Za-z0-9._:\[\]-]+")  # what may stand in a Host header line as it is
 
 
 def _http_url(value: str) -> str:
@@ -16,6 +19,8 @@ def _http_url(value: str) -> str:
         raise ValueError(f"{value!r} has a user or password; name the key's variable in auth.replica_api_key_env")
     if parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ValueError(f"{value!r} has a path; give only http://HOST:PORT, Homing adds /v1/... itself")
+    if not AUTHORITY.fullmatch(parts.netloc) or parts.port == 0:  # reading it raises beyond 65535
+        raise ValueError(f"{value!r} has no host and port that can be called; write http://HOST:PORT")
     return value.rstrip("/")
 
 

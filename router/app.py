@@ -16,8 +16,6 @@ import zmq
 from router.clock import SystemClock
 from router.config import Config
 from router.control import Operator
-from router.discovery import static
-from router.discovery.members import Member, sighting
 from router.discovery.membership import Membership
 from router.discovery.source import follow
 from router.engines import sglang
@@ -37,23 +35,23 @@ from router.fleet.roster import Roster
 from router.fleet.sessions import Sessions
 from router.gateway.account import Account, Books
 from router.gateway.admin import admin
-from router.gateway.admission import Admission, AdmissionLimits
+from router.gateway.admission import Admission
 from router.gateway.dispatch import Dispatch
 from router.gateway.handoff import Handoff
 from router.gateway.headers import Credentials
 from router.gateway.holding import Holding
+from router.gateway.in_force import InForce
 from router.gateway.journal import Journal
 from router.gateway.lag import LoopLag
-from router.gateway.listen import bind, listening
+from router.gateway.listen import bind, listening, shown
 from router.gateway.misses import Misses
 from router.gateway.readers import Readers
-from router.gateway.readiness import CaughtUp, Readiness
+from router.gateway.readiness import Readiness
 from router.gateway.receipts import Receipts
 from router.gateway.recorder import Recorder
 from router.gateway.room import Room
 from router.gateway.routes import Routes, control
 from router.gateway.serve import Serve
-from router.gateway.shadowing import Shadowing
 from router.gateway.told import log_line
 from router.gateway.trust import EffectiveTrust
 from router.gateway.trust_news import TrustNews
@@ -62,7 +60,6 @@ from router.gateway.warming import Warming
 from router.house import House, gauges, recorded_fleet, replica_entry, routers_entry
 from router.housekeeping import keep_house
 from router.index.accuracy import Accuracy
-from router.index.base import Trust
 from router.index.budget import Budget
 from router.index.counters import Counters
 from router.index.guessed import Guessed
@@ -70,12 +67,14 @@ from router.index.in_flight import InFlight
 from router.index.memory import MemoryIndex
 from router.keeper import Keeper, Say
 from router.metrics import Metrics
-from router.policy import load
 from router.policy.decider import Decider, open_blocks_for
-from router.policy.shadow import Shadow
 from router.prompt.blocks import BlockHasher
 from router.prompt.read import PromptReader
 from router.proving import Proving
+from router.reload.reload import Reload
+from router.reload.source import ConfigSource, given
+from router.reload.swap import CONFIGURED, Swap, admission_limits, shadowing
+from router.reload.swap import configured as replicas_of
 from router.seating import Rooms, Seating
 from router.sharing.redis import Line
 from router.sources import sources_of
@@ -90,26 +89,27 @@ def _silent(_line: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def running(config: Config, *, log: IO[bytes] | None = None, say: Say = _silent) -> AsyncIterator[House]:
-    """Homing on both ports while the block runs. Raises ConfigError for a policy or port that cannot be used.
+async def running(
+    configured: Config | ConfigSource, *, log: IO[bytes] | None = None, say: Say = _silent
+) -> AsyncIterator[House]:
+    """Homing on both ports while the block runs. Raises ConfigError for what cannot be used.
 
-    `log` gets one JSON line per finished request, `say` a sentence whenever something of note happens.
+    From a source the configuration is read, now and at each reload. `log` gets one JSON line per finished request,
+    `say` a sentence whenever something of note happens.
     """
     try:
-        async with _running(config, log=log, say=say) as house:
+        async with _running(configured, log=log, say=say) as house:
             yield house
     except BaseExceptionGroup as faults:  # of the task groups inside: what went wrong in the block comes out
         raise _only(faults) from None
 
 
 @contextlib.asynccontextmanager
-async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncIterator[House]:
-    policy = load.load(config.policy)
-    shadow = None
-    if config.shadow_policy is not None:
-        shadow = Shadow(load.load(config.shadow_policy), policy, random.Random(config.seed))
-    policies = (policy,) if shadow is None else (policy, shadow.policy)
-    clock = SystemClock()
+async def _running(configured: Config | ConfigSource, *, log: IO[bytes] | None, say: Say) -> AsyncIterator[House]:
+    source = given(configured) if isinstance(configured, Config) else configured
+    whole = source.read()
+    config, policy, clock = whole.config, whole.policy, SystemClock()
+    in_force = InForce(whole, clock)
     metrics = Metrics()
     roster, health, ledger, latency = Roster(), Health(), Ledger(), Latency()
     rates, sessions = Rates(), Sessions(config.sessions.max_sessions, config.sessions.idle_seconds)
@@ -119,7 +119,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
     guessed, accuracy = Guessed(index), Accuracy()
     ingest = Ingest(index, hash_seed=config.tokens.hash_seed)
     receipts, journal, lag, recorder = Receipts(), Journal(log, log_line), LoopLag(), Recorder(say)
-    credentials = Credentials(config.auth.api_keys(), config.auth.replica_api_key())
+    credentials = Credentials(whole.client_keys, config.auth.replica_api_key())
     upstreams: dict[Seat, Upstream] = {}
     silence = Silence()
     counters = Counters(accuracy)
@@ -127,7 +127,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
     news = TrustNews(lambda seat: roster.replica(seat).id, misses.suspicion, say)
     trust = EffectiveTrust(ingest, accuracy, lambda seat, before, now: news.changed(seat, before, now, clock.now()))
     per_replica = config.limits.max_in_flight_per_replica
-    open_blocks = open_blocks_for(policies)
+    open_blocks = open_blocks_for(whole.policies)
     decider = Decider(
         policy=policy,
         roster=roster,
@@ -144,18 +144,9 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
         answering_whole=ANSWERING_WHOLE,
         newcomers=newcomers,
     )
-    admission = Admission(
-        AdmissionLimits(
-            max_in_flight=config.limits.max_in_flight,
-            queue_length=config.limits.queue_length,
-            queue_wait_seconds=config.limits.queue_wait_seconds,
-            most_per_replica=per_replica,
-        ),
-        clock,
-        Room(roster, health, ledger, clock, per_replica),
-        lambda: ledger.all_peer_requests,
-    )
-    holding = None if policy.hold is None else Holding(policy.hold, clock)
+    room = Room(roster, health, ledger, clock, per_replica)
+    admission = Admission(admission_limits(config), clock, room, lambda: ledger.all_peer_requests)
+    holding = Holding(policy.hold, clock)
     account = Account(
         Books(
             ledger=ledger,
@@ -182,19 +173,10 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
     )
     replica_headers = credentials.to_replica
 
-    def _caught_up(seat: Seat) -> CaughtUp:
-        """It told what it is, and where it publishes events we hear them; or it is ill, and not worth waiting for."""
-        known = keeper.kept[seat]
-        is_heard = keeper.streams.address(seat) is not None and known.mute is None and known.deaf is None
-        if known.silence is not None or (known.told and not is_heard):
-            return CaughtUp(settled=True, coverage_ratio=1.0)
-        settled = known.told and ingest.trust(seat) >= Trust.CATCHING_UP
-        return CaughtUp(settled, ingest.coverage(seat))
-
     readiness = Readiness(
         clock,
         lambda: health.any_healthy(clock.now()),
-        lambda: [_caught_up(seat) for seat in roster.present()],
+        lambda: [keeper.caught_up(seat) for seat in roster.present()],
         coverage_ratio=config.readiness.coverage,
         wait_seconds=config.readiness.wait_seconds,
     )
@@ -275,8 +257,8 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
                 )
             membership, sources = Membership(keeper, say), tuple(sources_of(config, clock, say))
             house = House(
-                f"http://{_shown(config.listen.host)}:{public.getsockname()[1]}",
-                f"http://{_shown(config.listen.admin_host)}:{private.getsockname()[1]}",
+                f"http://{shown(config.listen.host)}:{public.getsockname()[1]}",
+                f"http://{shown(config.listen.admin_host)}:{private.getsockname()[1]}",
                 roster=roster,
                 ledger=ledger,
                 pairs=pairs,
@@ -300,6 +282,7 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
                 holding=holding,
                 membership=membership,
                 sources=sources,
+                in_force=in_force,
                 line=line,
             )
             metrics.gauges.append(gauges(house, lag))
@@ -316,43 +299,46 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
                 tasks=tasks,
                 say=say,
             )
-            splits = policy.splitter is not None
+            dispatch = Dispatch(
+                decider,
+                health,
+                account,
+                admission,
+                upstreams,
+                metrics,
+                clock,
+                shadowing=shadowing(whole, metrics, say),
+                holding=holding,
+                handoff=handoff,
+                pairs=pairs,
+            )
             serve = Serve(
                 roster=roster,
                 readers=readers,
                 admission=admission,
-                dispatch=Dispatch(
-                    decider,
-                    health,
-                    account,
-                    admission,
-                    upstreams,
-                    metrics,
-                    clock,
-                    shadowing=None if shadow is None else Shadowing(shadow, metrics, say),
-                    holding=holding,
-                    handoff=handoff if splits else None,
-                    pairs=pairs,
-                ),
+                dispatch=dispatch,
                 account=account,
                 credentials=credentials,
                 metrics=metrics,
                 clock=clock,
                 session_headers=config.sessions.headers,
-                reads_sessions=any(one.reads_sessions for one in policies),
+                reads_sessions=any(one.reads_sessions for one in whole.policies),
                 usage_probe=config.usage_probe,
                 body_limit_bytes=int(config.limits.body_megabytes * 2**20),
                 recorder=recorder,
             )
-            membership.seen("config", sighting(*map(Member, static.replicas(config.replicas))))
+            membership.seen(CONFIGURED, replicas_of(config))
+            swap = Swap(house, decider, dispatch, serve, account, room, newcomers, sessions, metrics, say)
+            reload = Reload(source, in_force, swap, metrics=metrics, clock=clock, say=say)
             beats = [
                 tasks.create_task(lag.run()),
-                tasks.create_task(keep_house(house, clock, warming if splits else None)),
+                tasks.create_task(reload.run()),
+                tasks.create_task(keep_house(house, clock, warming)),
             ]
             beats += [tasks.create_task(follow(source, membership.seen, say)) for source in sources]
             if line is not None:
                 beats.append(tasks.create_task(line.run()))
-            routes = Routes(serve, control(roster, readiness, credentials, clock.wall()))
+            routes = Routes(serve, control(roster, readiness, lambda: serve.credentials, clock.wall()))
             private_routes = admin(
                 metrics,
                 receipts,
@@ -362,17 +348,24 @@ async def _running(config: Config, *, log: IO[bytes] | None, say: Say) -> AsyncI
                 record=lambda seconds, model: recorder.stream(
                     seconds=seconds,
                     model=model,
-                    fleet=recorded_fleet(house, model, config.policy),
+                    fleet=recorded_fleet(house, model),
                     clock=clock,
                     idle=lambda: admission.in_flight == 0,
                 ),
                 control=Operator(membership, seating),
+                in_force=in_force,
+                reload=reload.now,
                 admin_token=config.auth.admin_token(),
             )
             try:
                 async with (
-                    listening(private_routes, private, 1.0),
-                    listening(routes, public, config.limits.drain_seconds),
+                    listening(private_routes, private, lambda: 1.0),
+                    listening(
+                        routes,
+                        public,
+                        lambda: in_force.config.limits.drain_seconds,
+                        lambda: readiness.draining,
+                    ),
                 ):
                     try:
                         yield house
@@ -390,7 +383,3 @@ def _only(faults: BaseException) -> BaseException:
     while isinstance(faults, BaseExceptionGroup) and len(faults.exceptions) == 1:
         faults = faults.exceptions[0]
     return faults
-
-
-def _shown(host: str) -> str:
-    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)

@@ -24,6 +24,8 @@ from router.errors import ConfigError
 from router.explain import show
 from router.lab import compare, record, simulate
 from router.policy import load
+from router.reload import command as reload
+from router.reload.source import ConfigSource
 from router.sharing.redis import missing_client
 from router.sim import server as sim_server
 
@@ -124,10 +126,10 @@ def serve(
     quiet: bool,
 ) -> None:
     discovery = _discovery(replicas_file, pods, service, namespace, replica_port, kubeconfig)
-    settings = _settings(
+    source = _source(
         config_file, replicas, discovery, redis_url, policy, shadow_policy, tokenizer, host, port, admin_port
     )
-    _run(process.serve(settings, log=None if quiet else sys.stdout.buffer))
+    _run(process.serve(source, log=None if quiet else sys.stdout.buffer))
 
 
 @main.command()
@@ -135,18 +137,10 @@ def serve(
 def check(config_file: Path) -> None:
     """Check a configuration file and the policy it names; every fault at once, exit status 1 if any."""
     faults: list[str] = []
-    settings = config.Config.model_construct()
     try:
-        settings = config.read(config_file, {})
+        settings = ConfigSource(config_file, {}).read().config
     except ConfigError as fault:
-        faults.extend(fault.faults)
-    for policy in config.named_policies(config_file):
-        try:
-            load.load(policy)
-        except ConfigError as fault:
-            faults.extend(fault.faults)
-    if faults:
-        raise click.ClickException("\n".join(faults))
+        raise click.ClickException(fault.message) from None
     found = "".join(f", more from {where}" for where in _discovered(settings, faults))
     shared = ""
     if settings.shared.redis_url is not None:
@@ -224,6 +218,7 @@ main.add_command(compare.command, "compare")
 main.add_command(record.command, "record")
 main.add_command(simulate.command, "simulate")
 main.add_command(doctor.command, "doctor")
+main.add_command(reload.command, "reload")
 
 
 @main.command()
@@ -255,7 +250,7 @@ def _discovery(
     }
 
 
-def _settings(
+def _source(
     config_file: Path | None,
     replicas: tuple[str, ...],
     discovery: dict[str, Any],
@@ -266,7 +261,7 @@ def _settings(
     host: str | None,
     port: int | None,
     admin_port: int | None,
-) -> config.Config:
+) -> ConfigSource:
     listen = {"host": host, "port": port, "admin_port": admin_port}
     overrides: dict[str, Any] = {  # Any: checked by config.read
         "listen": {key: value for key, value in listen.items() if value is not None},
@@ -282,10 +277,7 @@ def _settings(
         overrides["policy"] = policy
     if shadow_policy:
         overrides["shadow_policy"] = shadow_policy
-    try:
-        return config.read(config_file, overrides)
-    except ConfigError as fault:
-        raise click.ClickException(fault.message) from None
+    return ConfigSource(config_file, overrides)
 
 
 def _run(work: Coroutine[Any, Any, None]) -> None:  # Any: what a coroutine yields is the loop's business

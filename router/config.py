@@ -235,6 +235,14 @@ class SharedSettings(_Section):
         return os.environ.get(self.password_env) if self.password_env else None
 
 
+class ReloadSettings(_Section):
+    """This file, the policies it names and the keys of clients are read again on SIGHUP, on POST /homing/reload, and
+    when they change: `homing reload --help`."""
+
+    # How often they are looked at; what has changed is read once it has stood for two looks. 0: not looked at.
+    watch_seconds: Annotated[float, Field(ge=0)] = 1.0
+
+
 class IndexSettings(_Section):
     budget_megabytes: Annotated[int, Field(gt=0)] = 4096  # about 14 million (block, replica) pairs
     guessed_cache_blocks: Annotated[int, Field(gt=0)] = (
@@ -258,6 +266,7 @@ class Config(_Section):
     auth: Auth = Auth()
     index: IndexSettings = IndexSettings()
     shared: SharedSettings = SharedSettings()
+    reload: ReloadSettings = ReloadSettings()
     usage_probe: UsageProbe = UsageProbe.ALWAYS
     seed: int | None = None  # of every random choice: a number gives the same decisions again
 
@@ -337,16 +346,6 @@ def _yaml(path: Path, remedy: str) -> Any:  # Any: unchecked until a model has s
         raise ConfigError([f"{path}: is not UTF-8 text: {fault.reason} at byte {fault.start}."]) from fault
     except yaml.YAMLError as fault:
         raise ConfigError([f"{path}: not YAML: {' '.join(str(fault).split())}"]) from fault
-
-
-def named_policies(path: Path) -> list[str]:
-    """The policy a file names, or the default, and its shadow if it names one, whatever else is wrong with it."""
-    loaded = None
-    with contextlib.suppress(OSError, UnicodeDecodeError, yaml.YAMLError):
-        loaded = yaml.safe_load(path.read_text())
-    named = loaded if isinstance(loaded, dict) else {}
-    live = named.get("policy", Config.model_fields["policy"].default)
-    return [one for one in (live, named.get("shadow_policy")) if isinstance(one, str)]
 
 
 def _outside_faults(source: str, auth: Auth) -> list[str]:

@@ -106,6 +106,14 @@ class NoReplica(HomingError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class Stopping(HomingError):
+    """This process ends and has no more time for the request. Another one may answer it."""
+
+    status = 503
+    kind = "service_unavailable"
+    retry_after_seconds = 1.0
+
+
 class UpstreamError(HomingError):
     """A replica failed us. Subclasses tell how, because the retry rule (R 2.1) depends on it."""
 

@@ -20,6 +20,7 @@ from router.fleet.replica import Seat
 from router.fleet.roster import Roster
 from router.gateway.admission import Admission
 from router.gateway.holding import Holding
+from router.gateway.in_force import InForce
 from router.gateway.journal import Journal
 from router.gateway.lag import LoopLag
 from router.gateway.misses import Misses
@@ -67,9 +68,10 @@ class House:
     misses: Misses
     news: TrustNews
     recorder: Recorder
-    holding: Holding | None
+    holding: Holding
     membership: Membership
     sources: tuple[Source, ...]
+    in_force: InForce
     line: Line | None  # to other routers; None: this one works alone
 
 
@@ -106,7 +108,7 @@ def gauges(house: House, lag: LoopLag) -> Callable[[], Iterable[Metric]]:
             (
                 "homing_held_requests",
                 "Requests let in and waiting for their turn at a replica.",
-                house.holding.waiting if house.holding is not None else 0,
+                house.holding.waiting,
             ),
             ("homing_loans_open", "Requests whose own blocks count as cached where they run.", len(house.index.recent)),
             ("homing_receipts_bytes", "Bytes that the kept receipts are charged with.", house.receipts.used_bytes),
@@ -124,6 +126,7 @@ def gauges(house: House, lag: LoopLag) -> Callable[[], Iterable[Metric]]:
             yield family
         yield from truth_families(house.roster, house.accuracy, house.misses)
         yield from _moved(house)
+        yield from house.in_force.families()
         yield leases
         yield foreign
         yield peers
@@ -157,14 +160,14 @@ def _moved(house: House) -> Iterable[Metric]:
     yield timed
 
 
-def recorded_fleet(house: House, model: str | None, policy: str) -> Mapping[str, object]:
+def recorded_fleet(house: House, model: str | None) -> Mapping[str, object]:
     """What a recording says of the fleet it was made before. Raises UnknownModel."""
     seats = house.roster.present() if model is None else house.roster.serving(model).tolist()
     facts = [house.roster.facts(seat) for seat in seats]
     sizes = sorted(told.block_size_tokens for told in facts if told.block_size_tokens)
     caches = sorted((told.cache_blocks or 0) * (told.block_size_tokens or 0) for told in facts)
     return {
-        "policy": policy,
+        "policy": house.in_force.config.policy,
         "replicas": len(facts),
         "events": any(house.keeper.streams.address(seat) is not None for seat in seats),
         # Of the median replica; null where it did not tell.

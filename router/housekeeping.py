@@ -11,8 +11,8 @@ from router.house import House
 HOUSEKEEPING_SECONDS = 0.2
 
 
-async def keep_house(house: House, clock: Clock, warming: Warming | None) -> None:
-    """For ever. `warming`: under a policy that splits."""
+async def keep_house(house: House, clock: Clock, warming: Warming) -> None:
+    """For ever."""
     while True:
         await asyncio.sleep(HOUSEKEEPING_SECONDS)
         house.index.recent.expire(clock.now())
@@ -24,5 +24,5 @@ async def keep_house(house: House, clock: Clock, warming: Warming | None) -> Non
         for seat in house.roster.present():
             house.trust.refresh(seat)
         house.news.beat(clock.now())
-        if warming is not None:
+        if house.in_force.whole.policy.splitter is not None:
             warming.beat(clock.now())

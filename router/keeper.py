@@ -25,6 +25,7 @@ from router.engines.base import Dialect, EngineLoad
 from router.events.silence import ENOUGH
 from router.events.streams import Streams
 from router.fleet.replica import EventAddress, Facts, Replica, ReplicaId, Seat, ServedModel
+from router.gateway.readiness import CaughtUp
 from router.index.base import Trust
 from router.seating import Kept, Rooms, Seating
 
@@ -48,6 +49,7 @@ class Prover(Protocol):
 class _Server:
     replica: Replica  # as configured or discovered
     task: asyncio.Task[None] | None = None
+    probe: Probe | None = None
     dialect: Dialect | None = None
     draining: bool = False
     seats: list[Seat] = field(default_factory=list)  # by rank
@@ -86,9 +88,10 @@ class Keeper:
     def join(self, replica: Replica) -> None:
         """A server is there: give it a seat everywhere, and begin to ask it."""
         self.leave(replica.id)
-        server = self._servers[replica.id] = _Server(replica)
+        server = _Server(replica)
         server.seats.append(self._sit(server, replica))
-        probe = Probe(
+        self._servers[replica.id] = server
+        probe = server.probe = Probe(
             replica,
             http=self._http,
             dialects=[one for one in self._dialects if replica.engine in (None, one.name)],
@@ -117,6 +120,24 @@ class Keeper:
         for seat in server.seats:
             self._rooms.health.drain(seat, draining)
         self._rooms.admission.nudge()  # who waits for it alone is to hear that there is nobody; or that it is back
+
+    def heed(self, config: Config) -> None:
+        """The same servers under other settings."""
+        self._config = config
+        self._http.timeout = config.probe.timeout_seconds
+        for server in self._servers.values():
+            if server.probe is not None:
+                server.probe.interval_seconds = config.probe.interval_seconds
+        self._seating.heed(config)
+
+    def caught_up(self, seat: Seat) -> CaughtUp:
+        """It told what it is, and where it publishes events we hear them; or it is ill, and not worth waiting for."""
+        known, ingest = self.kept[seat], self._rooms.ingest
+        is_heard = self.streams.address(seat) is not None and known.mute is None and known.deaf is None
+        if known.silence is not None or (known.told and not is_heard):
+            return CaughtUp(settled=True, coverage_ratio=1.0)
+        settled = known.told and ingest.trust(seat) >= Trust.CATCHING_UP
+        return CaughtUp(settled, ingest.coverage(seat))
 
     def close(self) -> None:
         """Stop asking and listening, and close what is open to replicas."""

@@ -109,21 +109,28 @@ class Seating:
     def sit(self, replica: Replica, pinned: Sequence[tuple[bytes, bytes]]) -> Seat:
         """A replica is there; `pinned` are the headers that address it behind its url."""
         rooms = self._rooms
+        upstream = Upstream(  # first, for nobody has heard of the replica yet if its address cannot be called
+            replica.url,
+            timeouts=_timeouts(self._config),
+            tls=ssl.create_default_context() if replica.url.startswith("https:") else None,
+            pinned=pinned,
+        )
         seat = rooms.roster.join(replica)
         self._empty.pop(seat, None)
         for room in (rooms.health, rooms.ledger, rooms.accuracy, rooms.latency, rooms.trust):
             room.join(seat)
         rooms.guessed.guess(seat, self._config.index.guessed_cache_blocks)
-        timeouts = self._config.timeouts
-        rooms.upstreams[seat] = Upstream(
-            replica.url,
-            timeouts=Timeouts(timeouts.connect_seconds, timeouts.first_byte_seconds, timeouts.idle_seconds),
-            tls=ssl.create_default_context() if replica.url.startswith("https:") else None,
-            pinned=pinned,
-        )
+        rooms.upstreams[seat] = upstream
         places = self._config.limits.max_in_flight_per_replica
         self.kept[seat] = Kept(replica, Foreign(seat, rooms.ledger, places))
         return seat
+
+    def heed(self, config: Config) -> None:
+        """The same seats under other settings."""
+        self._config = config
+        for seat, kept in self.kept.items():
+            self._rooms.upstreams[seat].heed(_timeouts(config))
+            kept.foreign.heed(config.limits.max_in_flight_per_replica)
 
     def rise(self, seat: Seat) -> None:
         """The replica is gone."""
@@ -193,3 +200,8 @@ class Seating:
     def close(self) -> None:
         for upstream in (*self._rooms.upstreams.values(), *(one.upstream for one in self._gone)):
             upstream.close()
+
+
+def _timeouts(config: Config) -> Timeouts:
+    told = config.timeouts
+    return Timeouts(told.connect_seconds, told.first_byte_seconds, told.idle_seconds)

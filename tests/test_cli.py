@@ -20,6 +20,7 @@ COMMANDS = [
     "simulate",
     "compare",
     "doctor",
+    "reload",
     "sim",
     "demo",
     "policies",

@@ -17,7 +17,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"demo", "explain", "lab"}),
     frozenset({"process"}),
     frozenset({"app"}),
-    frozenset({"housekeeping"}),
+    frozenset({"housekeeping", "reload"}),
     frozenset({"house", "control", "sources"}),
     frozenset({"keeper", "proving"}),
     frozenset({"seating", "doctor"}),
@@ -63,14 +63,14 @@ EDGES = frozenset(
         *("sim/transfers.py", "sim/text.py", "sim/caller.py", "sim/drive.py", "sim/train_tokenizer.py"),
     }
 )
-EDGE_ROOMS = frozenset({"gateway", "discovery", "doctor"})
+EDGE_ROOMS = frozenset({"gateway", "discovery", "doctor", "reload"})
 # What only decides, though it stands in a room of edges.
 PURE = frozenset(
     {
         f"discovery/{name}.py"
         for name in ("kube_objects", "members", "membership", "notes", "pods", "ranks", "reflect", "slices", "static")
     }
-)
+) | {"reload/changes.py"}
 OUTSIDE = frozenset(
     {
         "asyncio", "time", "logging", "socket", "ssl", "threading", "subprocess", "os", "random", "httpx", "httptools",

@@ -98,13 +98,14 @@ def _cost_table(costs: list[Cost]) -> Table:
 
 def _delay_table(delays: list[Delay]) -> Table:
     table = Table(title="1 KB requests at 50/s, beside 100K-token chats at 5/s: milliseconds")
-    for column in ("", "p99 alone", "p99 beside", "added", "chats p50", "worst loop lag", "limits"):
+    for column in ("", "p99 alone", "p99 beside", "added", "chats p50", "worst loop lag", "worst /health", "limits"):
         table.add_column(column, justify="right")
     for one in delays:
         lag = f"{one.loop_lag:.1f}" if one.loop_lag is not None else "-"
         timed = (one.alone_p99, one.beside_p99, one.added_p99, one.long_p50)
+        probe = f"{one.probe:.1f}" if one.probe is not None else "-"
         limits = f"added {ADDED_P99_LIMIT:.0f}, lag {LOOP_LAG_LIMIT:.0f}"
-        table.add_row(one.subject, *(f"{ms:.1f}" for ms in timed), lag, limits)
+        table.add_row(one.subject, *(f"{ms:.1f}" for ms in timed), lag, probe, limits)
     return table
 
 

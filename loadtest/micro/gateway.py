@@ -29,6 +29,7 @@ LONG_MESSAGES = 100  # of MESSAGE_CHARACTERS: about 100K tokens
 TURN_CHARACTERS = 1_500
 STREAMS = 64
 SMALL_PER_SECOND = 50.0
+PROBE_EVERY_SECONDS = 0.05
 LONG_PER_SECOND = 5.0
 
 
@@ -49,6 +50,7 @@ class Delay:
     beside_p99: float
     long_p50: float
     loop_lag: float | None  # the worst the subject tells of
+    probe: float | None  # the slowest answer of /health on the admin port, asked beside
 
     @property
     def added_p99(self) -> float:
@@ -136,8 +138,10 @@ async def delay_of(subject: Subject, sources: Sequence[Source], seconds: float) 
             chat = chats[number % 8] = next_turn(chats[number % 8], sources, number)
             long.append(_chat(chat))
         alone = await _open_loop(caller, small, SMALL_PER_SECOND)
-        beside, long_times = await asyncio.gather(
-            _open_loop(caller, small, SMALL_PER_SECOND), _open_loop(caller, long, LONG_PER_SECOND)
+        beside, long_times, probe = await asyncio.gather(
+            _open_loop(caller, small, SMALL_PER_SECOND),
+            _open_loop(caller, long, LONG_PER_SECOND),
+            _slowest_probe(subject, seconds),
         )
     finally:
         caller.close()
@@ -147,7 +151,25 @@ async def delay_of(subject: Subject, sources: Sequence[Source], seconds: float) 
         1000 * (percentile(beside, 0.99) or 0.0),
         1000 * (percentile(long_times, 0.50) or 0.0),
         await _loop_lag(subject),
+        probe,
     )
+
+
+async def _slowest_probe(subject: Subject, seconds: float) -> float | None:
+    """Milliseconds: the slowest answer to somebody who asks the admin port whether the subject lives."""
+    if subject.admin_url is None:
+        return None
+    caller, loop = Caller(subject.admin_url), asyncio.get_running_loop()
+    slowest, until_seconds = 0.0, loop.time() + seconds
+    try:
+        while loop.time() < until_seconds:
+            asked_seconds = loop.time()
+            _expect((await caller.get("/health")).status)
+            slowest = max(slowest, loop.time() - asked_seconds)
+            await asyncio.sleep(PROBE_EVERY_SECONDS)
+    finally:
+        caller.close()
+    return 1000 * slowest
 
 
 async def _loop_lag(subject: Subject) -> float | None:

@@ -75,7 +75,7 @@ class Probe:
         self._dialect = self._dialects[0] if len(self._dialects) == 1 else None
         self._listener = listener
         self._clock = clock
-        self._interval_seconds = interval_seconds
+        self.interval_seconds = interval_seconds  # a reload may set it
         self._rounds_to_learning = 0
 
     async def run(self) -> None:
@@ -85,7 +85,7 @@ class Probe:
             except Exception as bug:  # one server's strange answer must not end the asking, or the house
                 traceback.print_exc()
                 self._ill(f"asking it failed: {bug!r}")
-            await asyncio.sleep(self._interval_seconds)
+            await asyncio.sleep(self.interval_seconds)
 
     async def round(self) -> None:
         """Ask once, and tell the listener."""

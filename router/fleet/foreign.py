@@ -47,8 +47,12 @@ class Foreign:
         """`places`: how many requests may be open on the replica."""
         self._seat = seat
         self._ledger = ledger
-        self._most = int(places * LARGEST_SHARE_OF_PLACES)
+        self.heed(places)
         self._peaks: deque[int] = deque(maxlen=WINDOW_SCRAPES)
+
+    def heed(self, places: int) -> None:
+        """Another cap from now on."""
+        self._most = int(places * LARGEST_SHARE_OF_PLACES)
 
     def told(self, requests: int) -> int:
         """The replica's own count of running and waiting requests has just come. What of it is foreign."""

@@ -36,6 +36,12 @@ class Newcomers:
         self._came_at: FloatArray = np.zeros(0)
         self.settled_at_seconds = -math.inf  # from then on nobody is new, until another comes: one comparison
 
+    def heed(self, ramp_seconds: float) -> None:
+        """Another ramp from now on, also for who has come already. After one of 0 nobody is known to be new."""
+        self._ramp_seconds = ramp_seconds
+        latest = float(self._came_at.max()) if len(self._came_at) and ramp_seconds > 0.0 else -math.inf
+        self.settled_at_seconds = latest + ramp_seconds
+
     def came(self, seat: Seat, now_seconds: float) -> None:
         """The replica is there and has an empty cache."""
         if self._ramp_seconds <= 0.0:

@@ -70,6 +70,11 @@ class Sessions:
         self._forgettings = 0
         self._forgotten: dict[Seat, int] = {}
 
+    def heed(self, capacity: int, idle_seconds: float) -> None:
+        """Other bounds from now on. What is too much goes with the next bindings, some with each."""
+        self._capacity = capacity
+        self._idle_seconds = idle_seconds
+
     def __len__(self) -> int:
         return len(self._bindings)
 

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from router.clock import Clock
@@ -68,9 +68,9 @@ class Books:
     misses: Misses
     counters: Counters
     open_blocks: OpenBlocks | None = None  # kept only for a policy that reads them
-    pairs: Pairs | None = None  # kept only for a policy that splits
+    pairs: Pairs | None = None  # kept for policies that split
     recorder: Recorder = field(default_factory=Recorder)
-    holding: Holding | None = None  # told of room, where the policy holds requests
+    holding: Holding | None = None  # told of room, for policies that hold requests
 
 
 class Account:
@@ -81,6 +81,21 @@ class Account:
         self._books = books
         self._clock = clock
         self._open: dict[int, Exchange] = {}  # by lease, those with blocks
+
+    def keep_blocks(self, open_blocks: OpenBlocks | None) -> None:
+        """From now on in this book, which is empty. The requests that are open are entered first: a policy that has
+        just come sees what they use."""
+        if open_blocks is not None:
+            for lease, exchange in self._open.items():
+                assert exchange.decision is not None
+                size = exchange.decision.block_size_tokens
+                if exchange.hashes is not None and size is not None:
+                    open_blocks.open(lease, exchange.decision.seat, exchange.hashes, size)
+        self._books = replace(self._books, open_blocks=open_blocks)
+
+    @property
+    def open_blocks(self) -> OpenBlocks | None:
+        return self._books.open_blocks
 
     def arrive(self, endpoint: Endpoint, headers: RawHeaders) -> Exchange:
         client_id = first(headers, b"x-request-id")

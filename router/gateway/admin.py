@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 from fastapi import FastAPI, Query, Response
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -10,8 +10,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from router.errors import HomingError
 from router.gateway.fleet_control import Control, add_fleet_control
+from router.gateway.in_force import InForce, Reloaded
 from router.gateway.readiness import Readiness
 from router.gateway.receipts import Receipts
+from router.gateway.reload_control import add_reload_control
 from router.gateway.routes import add_health, bare_application
 from router.metrics import Metrics
 
@@ -31,6 +33,8 @@ def admin(
     routers: Callable[[], Mapping[str, object]],
     record: Callable[[float, str | None], AsyncIterator[bytes]],
     control: Control,
+    in_force: InForce,
+    reload: Callable[[str], Awaitable[Reloaded]],
     admin_token: str | None,
 ) -> FastAPI:
     """The ASGI application of the admin port.
@@ -75,4 +79,5 @@ def admin(
         return StreamingResponse(record(seconds, model), media_type="application/x-ndjson")
 
     add_fleet_control(application, control, admin_token)
+    add_reload_control(application, in_force, reload, admin_token)
     return application

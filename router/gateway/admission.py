@@ -165,6 +165,11 @@ class Admission:
         finally:
             timer.cancel()
 
+    def heed(self, limits: AdmissionLimits) -> None:
+        """Other limits from now on. Whoever is in stays in, whoever waits goes on waiting, as long as it was told."""
+        self._limits = limits
+        self._let_in()
+
     def nudge(self) -> None:
         """Room may have appeared without a place being left: a replica came back, a retry or another router freed
         one."""

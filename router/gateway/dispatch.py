@@ -108,7 +108,7 @@ class Dispatch:
         handoff: Handoff | None = None,
         pairs: Pairs | None = None,
     ) -> None:
-        """`handoff` and `pairs`: for a policy that splits."""
+        """`handoff` and `pairs`: for policies that split."""
         self._decider = decider
         self._health = health
         self._account = account
@@ -122,7 +122,15 @@ class Dispatch:
         self._leg_ends = metrics.leg_ends
         self._decision_times = metrics.decision
         self._decision_row = metrics.decision.row(decider.policy.name)
+        self._splits = decider.policy.splitter is not None
         self._budget = RetryBudget()
+
+    def heed(self, shadowing: Shadowing | None) -> None:
+        """The decider's policy is another one, or its shadow is."""
+        policy = self._decider.policy
+        self._shadowing = shadowing
+        self._decision_row = self._decision_times.row(policy.name)
+        self._splits = policy.splitter is not None
 
     async def send(
         self, exchange: Exchange, place: Place, headers: RawHeaders, body: Sequence[bytes | memoryview]
@@ -138,11 +146,11 @@ class Dispatch:
         meaning = Verdict.PASS
         spared: Seat | None = None
         attempts, charged = 0, True
-        if self._handoff is not None and exchange.request is not None:
+        if self._splits and self._handoff is not None and exchange.request is not None:
             exchange.handshakes = self._handoff.takes(exchange.request)
         while True:
             try:
-                if self._holding is None or attempts:
+                if self._holding is None or self._holding.rule is None or attempts:
                     decision = self._place(exchange, place, tried)
                 else:
                     decision = await self._in_turn(exchange, place, self._holding)
@@ -198,7 +206,7 @@ class Dispatch:
         decision: Decision | None = None
         try:
             decision = self._decide(exchange, (), began)
-            if holding.rule.has_room(decision):
+            if holding.has_room(decision):
                 return self._charge(exchange, place, decision, began)
         except AllBusy:
             pass  # one of them will not be for long
@@ -211,7 +219,7 @@ class Dispatch:
                 if forced:
                     raise
                 return False
-            if not forced and not holding.rule.has_room(decision):
+            if not forced and not holding.has_room(decision):
                 return False
             self._charge(exchange, place, decision, now)
             return True

@@ -68,7 +68,7 @@ Name = Annotated[str, Path(description="As /homing/servers tells it. A data-para
 def add_fleet_control(application: FastAPI, control: Control, token: str | None) -> None:
     """POST /homing/replicas, DELETE /homing/replicas/NAME, POST /homing/replicas/NAME/drain and /resume, and
     GET /homing/servers, which tells who is there by whose word."""
-    allowed = [Depends(_check(token))]
+    allowed = [Depends(wants_token(token))]
 
     def servers() -> list[Server]:
         return [
@@ -117,12 +117,13 @@ def add_fleet_control(application: FastAPI, control: Control, token: str | None)
         return Servers(servers=servers())
 
 
-def _check(token: str | None) -> Callable[[str | None], None]:
+def wants_token(token: str | None) -> Callable[[str | None], None]:
+    """A dependency that raises Forbidden where there is no token to give, Unauthorized for a wrong one."""
+
     def check(authorization: Annotated[str | None, Header()] = None) -> None:
         if token is None:
             raise Forbidden(
-                "Replicas cannot be changed here: no admin token is configured. Name its variable in "
-                "auth.admin_token_env.",
+                "Nothing can be changed here: no admin token is configured. Name its variable in auth.admin_token_env.",
                 code="no_admin_token",
             )
         scheme, _, given = (authorization or "").partition(" ")

@@ -31,9 +31,9 @@ class _Held:
 
 
 class Holding:
-    """The lines of all models. One per gateway whose policy holds."""
+    """The lines of all models. `rule` is the policy's; None: nobody is held."""
 
-    def __init__(self, rule: HoldRule, clock: Clock) -> None:
+    def __init__(self, rule: HoldRule | None, clock: Clock) -> None:
         self.rule = rule
         self._clock = clock
         self._lines: dict[str, Line[_Held]] = {}  # by model; no empty ones
@@ -44,8 +44,23 @@ class Holding:
     def waiting(self) -> int:
         return sum(len(line) for line in self._lines.values())
 
+    def heed(self, rule: HoldRule | None) -> None:
+        """Another rule from now on. Whoever waits keeps the turn it has, and goes as soon as the new rule lets it."""
+        self.rule = rule
+        if rule is not None:
+            for line in self._lines.values():
+                line.until_at_most(self._clock.now() + rule.most_seconds)
+        self.nudge()
+
+    def has_room(self, decision: Decision) -> bool:
+        """Whether the request may go where it would go."""
+        return self.rule is None or self.rule.has_room(decision)
+
     async def wait(self, model: str, decision: Decision | None, goes: Goes) -> None:
-        """Until `goes` said yes. Raises what it raised. `decision` is the one of now; None: all are busy."""
+        """Until `goes` said yes. Raises what it raised. `decision` is the one of now; None: all are busy.
+
+        Only where there is a rule."""
+        assert self.rule is not None
         now = self._clock.now()
         loop = asyncio.get_running_loop()
         held = _Held(goes, loop.create_future())

@@ -37,9 +37,12 @@ class Readiness:
         self._started = clock.now()
         self._healthy = healthy
         self._replicas = replicas
+        self.heed(coverage_ratio, wait_seconds)
+        self.draining = False  # set when the process was told to stop: no new traffic, please
+
+    def heed(self, coverage_ratio: float, wait_seconds: float) -> None:
         self._wanted_ratio = coverage_ratio
         self._wait_seconds = wait_seconds
-        self.draining = False  # set when the process was told to stop: no new traffic, please
 
     def coverage_ratio(self) -> float:
         """Of the replica that is furthest behind."""

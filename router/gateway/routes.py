@@ -45,14 +45,16 @@ class Routes:
         return client.refuse(WrongMethod(f"{endpoint.path} takes POST only."), [(b"allow", b"POST")])
 
 
-def control(roster: Roster, readiness: Readiness, credentials: Credentials, started_wall_seconds: float) -> FastAPI:
+def control(
+    roster: Roster, readiness: Readiness, credentials: Callable[[], Credentials], started_wall_seconds: float
+) -> FastAPI:
     """The cold routes of the public port: models, health, readiness."""
     application = bare_application("Homing", HOT)
     add_health(application, readiness)
 
     def check(request: Request) -> None:
         authorization = request.headers.get("authorization")
-        credentials.check(authorization.encode("latin-1") if authorization is not None else None)
+        credentials().check(authorization.encode("latin-1") if authorization is not None else None)
 
     def told(model: ServedModel) -> dict[str, object]:
         return {

@@ -9,7 +9,7 @@ from typing import Any
 
 from router.clock import Clock
 from router.config import UsageProbe
-from router.errors import HomingError, InternalError, UpstreamError
+from router.errors import HomingError, InternalError, Stopping, UpstreamError
 from router.fleet.roster import Roster
 from router.fleet.sessions import session_key
 from router.gateway.account import Account
@@ -55,21 +55,33 @@ class Serve:
         self._admission = admission
         self._dispatch = dispatch
         self._account = account
-        self._credentials = credentials
         self._metrics = metrics
         self._clock = clock
-        self._session_headers = tuple(name.lower() for name in session_headers)
-        self._reads_sessions = reads_sessions
-        self._usage_probe = usage_probe
-        self._body_limit_bytes = body_limit_bytes
+        self.heed(credentials, session_headers, usage_probe, body_limit_bytes, reads_sessions=reads_sessions)
         self._recorder = recorder
         self._streams = 0
+
+    def heed(
+        self,
+        credentials: Credentials,
+        session_headers: tuple[str, ...],
+        usage_probe: UsageProbe,
+        body_limit_bytes: int,
+        *,
+        reads_sessions: bool,
+    ) -> None:
+        """For requests from now on."""
+        self.credentials = credentials
+        self._session_headers = tuple(name.lower() for name in session_headers)
+        self._usage_probe = usage_probe
+        self._body_limit_bytes = body_limit_bytes
+        self._reads_sessions = reads_sessions
 
     async def __call__(self, endpoint: Endpoint, scope: Any, receive: Receive, send: Send) -> None:
         client = Client(scope["headers"], receive, send)
         exchange = self._account.arrive(endpoint, client.headers)
         try:
-            self._credentials.check(first(client.headers, b"authorization"))
+            self.credentials.check(first(client.headers, b"authorization"))
             with client:
                 body = await client.body(self._body_limit_bytes)
                 await self._journey(client, exchange, body)
@@ -83,7 +95,7 @@ class Serve:
             client.gone = True
         except asyncio.CancelledError:
             # Homing is stopping. Not raised again: this is the outermost frame of the request's own task.
-            exchange.fault = InternalError("Homing stopped before the answer ended.", code="stopping")
+            exchange.fault = Stopping("Homing stopped before the answer ended.", code="stopping")
             exchange.status = exchange.status or exchange.fault.status
             if not client.committed:
                 await client.refuse(exchange.fault, self._account.explain_headers(exchange))
@@ -116,7 +128,7 @@ class Serve:
         pieces, splices = engine_body(request, ask_usage=self._asks_usage(request))
         for splice in splices:
             self._metrics.splices.add(splice)
-        headers = to_replica(client.headers, self._credentials, exchange.id)
+        headers = to_replica(client.headers, self.credentials, exchange.id)
         withhold = "include_usage" in splices
         with await self._admission.enter(request.model) as place:
             try:

@@ -12,11 +12,11 @@ by a fresh one, which the caller does not see. The most recently used connection
 from __future__ import annotations
 
 import asyncio
-import re
 import ssl
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
+from router.addresses import AUTHORITY
 from router.errors import ConfigError
 from router.gateway.failures import Aborted, ConnectFailed, DiedBeforeResponse, Phase, TimedOut
 from router.gateway.http1 import Connection, Timeouts
@@ -26,7 +26,6 @@ from router.gateway.response import Response
 
 KEEP_ALIVE_SECONDS = 4.0
 IDLE_LIMIT = 256
-_AUTHORITY = re.compile(r"[A-Za-z0-9._:\[\]-]+")
 
 
 class Upstream:
@@ -112,6 +111,10 @@ class Upstream:
         await response.arrive()
         return response
 
+    def heed(self, timeouts: Timeouts) -> None:
+        """For requests from now on; those under way keep the timeouts they have."""
+        self._timeouts = timeouts
+
     def retire(self) -> None:
         """The replica leaves: what is under way may end, then its connection closes; nothing new is begun."""
         self._retired = True
@@ -181,7 +184,7 @@ def _address(origin: str, *, tls: ssl.SSLContext | None) -> tuple[str, int, byte
         host, port = parts.hostname, parts.port
     except ValueError as error:
         raise ConfigError([f"{origin}: {error}"]) from error
-    if parts.scheme not in ("http", "https") or not host or not _AUTHORITY.fullmatch(parts.netloc):
+    if parts.scheme not in ("http", "https") or not host or not AUTHORITY.fullmatch(parts.netloc):
         raise ConfigError([f"{origin} is no replica address. Write http://host:port, without user or password."])
     if parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ConfigError([f"{origin} has a path. A replica is addressed by scheme, host and port alone."])

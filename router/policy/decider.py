@@ -108,7 +108,6 @@ class Decider:
         answering_whole: frozenset[str] = frozenset(),  # handshakes whose engines can answer alone
         newcomers: Newcomers | None = None,  # None: whoever comes gets what its price draws
     ) -> None:
-        self.policy = policy
         self._roster = roster
         self._health = health
         self._ledger = ledger
@@ -117,15 +116,22 @@ class Decider:
         self._trusts = trusts
         self._sessions = sessions
         self._rng = rng
-        self._max_in_flight = max_in_flight
-        self._open_blocks = open_blocks
+        self._pairs = pairs
         self._answering_whole = answering_whole
-        self._divider = None if policy.splitter is None or pairs is None else Divider(policy, policy.splitter, pairs)
+        self.heed(policy, max_in_flight, open_blocks)
         self._newcomers = newcomers
         self._fleets: dict[str, _Fleet] = {}
         self._known: dict[str, _Known] = {}
         self._fleets_version = -1
         self._turns: dict[str, Turn] = {}  # bounded by the models ever served
+
+    def heed(self, policy: Policy, max_in_flight: int | None, open_blocks: UsedBlocks | None) -> None:
+        """Decide by this policy from now on. What is known of replicas and whose turn it is stays."""
+        self.policy = policy
+        self._max_in_flight = max_in_flight
+        self._open_blocks = open_blocks
+        splitter, pairs = policy.splitter, self._pairs
+        self._divider = None if splitter is None or pairs is None else Divider(policy, splitter, pairs)
 
     def decide(self, ask: Ask, now_seconds: float) -> Decision:
         """Where the request goes. Raises UnknownModel, NoReplica (nobody healthy is left to try) or AllBusy."""

@@ -86,6 +86,11 @@ class Line(Generic[T]):
         self._by_age.append(ticket)
         return ticket
 
+    def until_at_most(self, until_seconds: float) -> None:
+        """Nobody who waits now waits longer than that: whoever joins next may be let go no earlier."""
+        for ticket in self._by_age:
+            ticket.until_seconds = min(ticket.until_seconds, until_seconds)
+
     def leave(self, ticket: Ticket[T]) -> None:
         """It no longer waits. Again: nothing."""
         if ticket.item is not None:

@@ -19,7 +19,7 @@ def load(name_or_path: str) -> Policy:
     """A policy from the shelf, or from a file when the argument ends in .yaml or .yml or holds a slash.
 
     Raises ConfigError with every fault."""
-    if name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path:
+    if is_path(name_or_path):
         return parse(_text(Path(name_or_path)), name_or_path)
     texts = _shelf_texts()
     if name_or_path not in texts:
@@ -27,6 +27,10 @@ def load(name_or_path: str) -> Policy:
         raise ConfigError([f"policy: no policy is named {name_or_path!r}. {remedy} A path must end in {SUFFIX}."])
     source, text = texts[name_or_path]
     return parse(text, source)
+
+
+def is_path(name_or_path: str) -> bool:
+    return name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path
 
 
 def shelf() -> tuple[Policy, ...]:
@@ -37,7 +41,7 @@ def shelf() -> tuple[Policy, ...]:
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # not UTF-8, or no name of a file
         raise ConfigError([f"{path}: cannot be read as a policy ({error}). Give a file that can."]) from error
 
 

@@ -79,3 +79,14 @@ def test_a_ramp_of_nothing_makes_nobody_a_newcomer(now: float) -> None:
     newcomers = Newcomers(0.0)
     newcomers.came(Seat(0), now)
     assert newcomers.settled_at_seconds < now
+
+
+def test_another_ramp_holds_also_for_who_has_come_already() -> None:
+    newcomers = Newcomers(RAMP)
+    newcomers.came(Seat(0), 100.0)
+    newcomers.heed(2 * RAMP)
+    assert newcomers.settled_at_seconds == 100.0 + 2 * RAMP
+    newcomers.heed(0.0)
+    assert newcomers.settled_at_seconds < 0.0, "nobody is new"
+    newcomers.came(Seat(1), 101.0)
+    assert newcomers.settled_at_seconds < 0.0

@@ -128,3 +128,26 @@ async def test_a_bug_ends_the_request_it_meets_and_the_others_go_on() -> None:
         await one
     await other
     assert replicas.sent == ["other"]
+
+
+async def test_under_a_shorter_rule_nobody_waits_longer_than_it_says() -> None:
+    holding, replicas, clock = held(most_seconds=60.0)
+    waiting = asyncio.ensure_future(holding.wait("m", None, replicas.goes("a")))
+    await settle()
+    holding.heed(HoldRule(most_seconds=5.0))
+    await settle()
+    assert replicas.sent == []
+    clock.advance(5.0)
+    holding.nudge()
+    await waiting
+    assert replicas.sent == ["a"]
+
+
+async def test_when_the_rule_goes_whoever_waits_is_asked_again_at_once() -> None:
+    holding, replicas, _ = held()
+    waiting = asyncio.ensure_future(holding.wait("m", None, replicas.goes("a")))
+    await settle()
+    replicas.room = 1
+    holding.heed(None)
+    await waiting
+    assert (replicas.sent, holding.waiting) == (["a"], 0)

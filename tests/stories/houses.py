@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,6 +15,7 @@ import httpx
 from router import app, config
 from router.house import House
 from router.index.base import Trust
+from router.reload.source import ConfigSource
 from router.sim.server import FleetConfig
 from router.sim.text import SHIPPED_TOKENIZER
 from tests.sim.fleets import fleet_config, serving
@@ -106,22 +109,28 @@ async def stage(
         yield one
 
 
+def _write(file: Path, settings: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(settings))
+
+
 @asynccontextmanager
-async def homing(simulated: FleetConfig, *, settle: bool = True, **settings: Any) -> AsyncIterator[Stage]:
-    """A Homing before replicas that run already."""
-    read = config.read(
-        None,
-        {
-            "listen": {"host": "127.0.0.1", "port": 0, "admin_port": 0},
-            "replicas": [
-                {"url": f"http://127.0.0.1:{simulated.port + i}", "id": f"r{i}"} for i in range(simulated.replicas)
-            ],
-            "tokens": {"tokenizer": str(SHIPPED_TOKENIZER)},
-            "probe": {"interval_seconds": 0.2},
-            "limits": {"drain_seconds": 1.0},
-            **settings,
-        },
-    )
+async def homing(
+    simulated: FleetConfig, *, settle: bool = True, file: Path | None = None, **settings: Any
+) -> AsyncIterator[Stage]:
+    """A Homing before replicas that run already; from a file, which is written first, it can be reloaded."""
+    told: dict[str, Any] = {
+        "listen": {"host": "127.0.0.1", "port": 0, "admin_port": 0},
+        "replicas": [
+            {"url": f"http://127.0.0.1:{simulated.port + i}", "id": f"r{i}"} for i in range(simulated.replicas)
+        ],
+        "tokens": {"tokenizer": str(SHIPPED_TOKENIZER)},
+        "probe": {"interval_seconds": 0.2},
+        "limits": {"drain_seconds": 1.0},
+        **settings,
+    }
+    if file is not None:
+        _write(file, told)
+    read = config.read(None, told) if file is None else ConfigSource(file, {})
     said: list[str] = []
     async with app.running(read, say=said.append) as house, httpx.AsyncClient(timeout=30.0) as http:
         one = Stage(house, simulated, http, said)

@@ -100,7 +100,7 @@ async def test_a_stream_that_outlasts_the_stop_ends_with_an_error_and_is_no_succ
             house = one.house
         answer = await streaming
     assert house.receipts.latest(1)[0].outcome == "upstream_error"
-    assert answer.status_code == 500 or b'"code":"stopping"' in answer.content
+    assert answer.status_code == 503 or b'"code":"stopping"' in answer.content
     assert b"[DONE]" not in answer.content
     assert len(house.ledger) == 0
 

@@ -1,0 +1,1 @@
+"""Reading the configuration again while Homing runs."""
