@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import importlib.util
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -25,17 +25,17 @@ from router.errors import ConfigError
 from router.fleet.ledger import Ledger
 from router.fleet.rates import Rates
 from router.fleet.roster import Roster
+from router.index.memory import MemoryIndex
+from router.index.open_blocks import OpenBlocks
 from router.metrics import Tally
-from router.sharing.message import Malformed, pack, unpack
-from router.sharing.mirror import Mirror
-from router.sharing.peers import Heard, Peers
-from router.sharing.teller import WHOLE_SECONDS, Teller
+from router.sharing.message import Malformed, unpack
+from router.sharing.peers import Heard
+from router.sharing.side import SWEEP_SECONDS, TELL_SECONDS, Side
+from router.sharing.teller import WHOLE_SECONDS
 
 if TYPE_CHECKING:
     import redis.asyncio
 
-TELL_SECONDS = 0.025  # a burst is one message; a router hears of a request within this and one way through Redis
-SWEEP_SECONDS = 0.25  # how often silence is looked for
 ANSWER_SECONDS = 1.0
 ECHO_SECONDS = 2 * WHOLE_SECONDS + ANSWER_SECONDS  # our own message came back no later than this, or nobody hears us
 FIRST_WAIT_SECONDS = 0.1
@@ -65,23 +65,32 @@ class Line:
         roster: Roster,
         ledger: Ledger,
         rates: Rates,
-        freed: Callable[[], None],
+        index: MemoryIndex,
+        open_blocks: OpenBlocks | None,
+        freed: Sequence[Callable[[], None]],
         clock: Clock,
         counts: Tally,
         say: Say,
         rng: Random,
     ) -> None:
-        """`router` is our name where none is configured; `freed` is called when a replica has room that others took
+        """`router` is our name where none is configured; `freed` are called when a replica has room that others took
         before. No connection is made. Raises ConfigError."""
         self._open, self._faults = _client(settings)
         self._faults = (*self._faults, _Lost)
         self.where = settings.redis_url
         self.channel = channel(settings)
         self.router, self.boot = settings.router or router, f"{rng.getrandbits(64):016x}"
-        self.peers = Peers(self.router, self.boot)
-        self._teller = Teller(self.router, self.boot, ledger, rates, lambda seat: roster.replica(seat).id)
-        self._mirror = Mirror(self.peers, roster, ledger, rates)
-        self._freed = freed
+        self._side = Side(
+            self.router,
+            self.boot,
+            roster=roster,
+            ledger=ledger,
+            rates=rates,
+            index=index,
+            open_blocks=open_blocks,
+            freed=freed,
+        )
+        self.peers = self._side.peers
         self._clock = clock
         self._counts = counts
         self._say = say
@@ -108,11 +117,10 @@ class Line:
 
     async def _sweep(self) -> None:
         while True:
-            for peer in self.peers.expire(self._clock.now()):
+            for peer in self._side.sweep(self._clock.now()):
                 self._counts.add("silent")
                 if self.up:
                     self._say(f"router {peer.router} has fallen silent: its load is forgotten")
-            self._reflect()
             await asyncio.sleep(SWEEP_SECONDS)
 
     async def _keep_connected(self) -> None:
@@ -132,7 +140,7 @@ class Line:
             async with asyncio.timeout(ANSWER_SECONDS):
                 await ear.subscribe(self.channel)
             self._echoed_at_seconds = self._clock.now()
-            self._teller.anew()
+            self._side.anew()
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._hear(ear))
                 tasks.create_task(self._speak(client))
@@ -148,17 +156,17 @@ class Line:
                 now = self._clock.now()
                 if now - self._echoed_at_seconds > ECHO_SECONDS:
                     raise _Lost(f"nothing we say comes back for {ECHO_SECONDS:.0f} s")
-                told = self._teller.tell(now)
-                if told is not None:
+                message = self._side.tell(now)
+                if message is not None:
                     async with asyncio.timeout(ANSWER_SECONDS):
-                        await client.publish(self.channel, pack(told))
+                        await client.publish(self.channel, message)
                     self._counts.add("sent")
                 await asyncio.sleep(TELL_SECONDS)
         except asyncio.CancelledError:
             if self.up:  # the house closes: the others need not wait for our silence
                 with contextlib.suppress(*self._faults):
                     async with asyncio.timeout(FAREWELL_SECONDS):
-                        await client.publish(self.channel, pack(self._teller.farewell()))
+                        await client.publish(self.channel, self._side.farewell())
             raise
 
     async def _hear(self, ear: redis.asyncio.client.PubSub) -> None:
@@ -175,26 +183,18 @@ class Line:
         except Malformed:
             self._counts.add("malformed")
             return
-        heard = self.peers.fold(told, now)
+        heard = self._side.take(told, now)
         self._counts.add(heard.value)
         if heard is Heard.OWN:
             self._echoed(now)
             return
         if heard is Heard.NEW:
-            self._teller.anew()  # it does not know us either
             self._say(f"router {told.router} shares its load with us")
         elif heard is Heard.LEFT:
             self._say(f"router {told.router} has left")
         if self.peers.has_namesake() and not self._told_namesake:
             self._told_namesake = True
             self._say(f"another router calls itself {told.router}, too: give each its own shared.router")
-        if told.whole:
-            self._mirror.learn()
-        self._reflect()
-
-    def _reflect(self) -> None:
-        if self._mirror.reflect():
-            self._freed()
 
     def _echoed(self, now: float) -> None:
         self._echoed_at_seconds = now
