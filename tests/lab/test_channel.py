@@ -36,6 +36,7 @@ def test_a_sibling_at_another_router_follows_its_sibling_once_that_was_told_and_
     began = 3 * TELL_SECONDS
     channel.advance(began)
     first = one.route(arrival("first"), began)
+    assert isinstance(first, int)
     expected = []
     for now in (began + TELL_SECONDS / 2, began + 2 * TELL_SECONDS + delay):
         channel.advance(now)

@@ -99,7 +99,7 @@ def test_what_others_send_is_expected_on_the_seat_and_uses_its_cache_until_it_is
     prompt = array("Q", [1, 2, 3, 4, 5, 6])
 
     def expected() -> list[float]:
-        return scene.index.match(prompt, np.array([0, 1])).expected.tolist()
+        return list(map(float, scene.index.match(prompt, np.array([0, 1])).expected))
 
     def tell(number: int, **said: Any) -> None:
         scene.peers.fold(Told("two", "b", number, False, **said), 0.0)

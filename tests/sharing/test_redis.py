@@ -233,8 +233,8 @@ async def test_a_fault_of_ours_is_told_and_the_line_made_anew(
         one.ledger.close(lease)
         await until(lambda: two.freed)
         two.on_freed = two.count
+        await until(lambda: any(" is away (" in line for line in two.said))
         await until(lambda: two.line.up and two.said[-1].startswith("shared: "))
-        assert any("is away (a bug)" in line for line in two.said)
         one.open(1)
         await until(lambda: two.ledger.peer_requests(Seat(1)) == 1)
     assert "RuntimeError: a bug" in capsys.readouterr().err
