@@ -113,7 +113,6 @@ class Line:
             except* Exception as bugs:
                 traceback.print_exception(bugs)
                 self._lost(_first(bugs))
-            _heed_cancellation()
             await asyncio.sleep(LONGEST_WAIT_SECONDS)
 
     async def _sweep(self) -> None:
@@ -130,7 +129,6 @@ class Line:
                 await self._connected()
             except* self._faults as faults:
                 self._lost(_first(faults))
-            _heed_cancellation()
             await asyncio.sleep(self._wait_seconds * self._rng.uniform(0.5, 1.0))
             self._wait_seconds = min(2 * self._wait_seconds, LONGEST_WAIT_SECONDS)
 
@@ -269,13 +267,6 @@ def missing_client(package: str = "redis") -> list[str]:
     if importlib.util.find_spec(package) is not None:
         return []
     return ["shared.redis_url: the Redis client is missing. pip install 'homing[redis]'"]
-
-
-def _heed_cancellation() -> None:
-    """A group whose child fails while it is being cancelled tells the failure alone: we would begin anew for ever."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
 
 
 def _first(faults: BaseException) -> BaseException:
