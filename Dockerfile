@@ -4,7 +4,7 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY router router
 COPY policies policies
-RUN python -m venv /opt/homing && /opt/homing/bin/pip install --no-cache-dir '.[kubernetes]'
+RUN python -m venv /opt/homing && /opt/homing/bin/pip install --no-cache-dir '.[kubernetes,redis]'
 
 FROM python:3.11-slim
 RUN groupadd --gid 10001 homing && useradd --uid 10001 --gid 10001 --no-create-home homing

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test check format lint types manifests micro load chaos agreement lab lab-full ablation ladder clean lock
+.PHONY: help setup demo test check format lint types manifests micro load chaos agreement lab lab-full ablation routers ladder clean lock
 help:            ## what can be made
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -56,6 +56,9 @@ lab-full: $(READY) ## the same with every rival, hardships everywhere, loads by 
 
 ablation: $(READY) ## what each term of the default policy is worth: it without one at a time
 	$(BIN)/python -m loadtest.lab --ablation $(LAB)
+
+routers: $(READY) ## one router and several, sharing and not, in virtual time (ROUTERS="--traces DIR")
+	$(BIN)/python -m loadtest.several $(ROUTERS)
 
 ladder: $(READY) ## llm-d's published ladder in virtual time, beside its figures
 	$(BIN)/python -m loadtest.ladder $(LADDER)

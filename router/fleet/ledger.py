@@ -155,6 +155,9 @@ class Ledger:
             heapq.heapify(self._ends)
         return True
 
+    def is_open(self, lease: LeaseId) -> bool:
+        return lease in self._entries
+
     def peers(self, seat: Seat, requests: int, queued_tokens: int, context_tokens: int) -> None:
         """So much have all other routers together open there, as they told last."""
         more = requests - int(self._peer_requests.item(seat))
@@ -170,6 +173,9 @@ class Ledger:
 
     def peer_requests(self, seat: Seat) -> int:
         return int(self._peer_requests.item(seat))
+
+    def peer_queued_tokens(self, seat: Seat) -> int:
+        return int(self._peer_queued.item(seat))
 
     def foreign(self, seat: Seat, requests: int) -> None:
         """So many requests are open there that are neither ours nor another router's, as far as is known now."""

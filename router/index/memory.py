@@ -1,8 +1,9 @@
 """The index in this process's memory: seats come and go, blocks are stored and removed, prompts are matched.
 
 Who holds what, and what of it can be reached, is `holdings`; the bits are `slots`; how a prompt is matched is `lookup`;
-what our own open requests add is `recent`. What stands here is how a seat is forgotten: at once for every lookup, since
-it gets another bit, and bit by bit in memory, since millions of blocks cannot be visited between two requests.
+what our own open requests add is `recent`, and others' `elsewhere`. What stands here is how a seat is forgotten: at
+once for every lookup, since it gets another bit, and bit by bit in memory, since millions of blocks cannot be visited
+between two requests.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import cycle, islice
 
 import numpy as np
 
 from router.fleet.replica import FloatArray, IntArray, Seat
 from router.index.base import Match, Tier
 from router.index.budget import Budget
+from router.index.elsewhere import LentElsewhere
 from router.index.holdings import Holdings
 from router.index.lookup import Group, by_slot, depths, table_depths
 from router.index.recent import OpenLeases
@@ -39,6 +41,7 @@ class MemoryIndex:
         self.budget = budget
         self.slots = Slots()
         self.recent = OpenLeases(self.slots)
+        self.elsewhere = LentElsewhere(self.slots)
         self._holdings = Holdings(budget)
         self._leaving: deque[_Purge] = deque()
         self._waiting: list[int] = []  # slots purged, but still lent to by open leases
@@ -68,7 +71,7 @@ class MemoryIndex:
         visits the whole table.
         """
         slot = self.slots.slot(seat)
-        if slot == NOBODY or not (self._holdings.pairs[slot] or self.recent.lends(bit_of_slot(slot))):
+        if slot == NOBODY or not (self._holdings.pairs[slot] or self._is_lent(slot)):
             return
         self.leave(seat, owned)
         self._seat(seat)
@@ -126,18 +129,10 @@ class MemoryIndex:
         else:
             slower = self._no_blocks(len(held))
         expected = held
-        masks = self.recent.masks
-        if masks:
-            found = False
-            joined: list[Group] = []
-            for depth, mask in groups:
-                if depth < len(hashes) and masks.get(hashes[depth], 0) & mask:
-                    joined += depths(masks.get, hashes, mask, depth)
-                    found = True
-                else:
-                    joined.append((depth, mask))
-            if found:
-                expected = by_slot(joined, slots.count, unit)[columns]
+        if self.recent.masks or self.elsewhere:
+            deeper = self._lent(groups, hashes)
+            if deeper is not None:
+                expected = by_slot(deeper, slots.count, unit)[columns]
         return Match(held, slower, expected)
 
     def held_depth(self, seat: Seat, hashes: BlockHashes) -> int:
@@ -171,8 +166,12 @@ class MemoryIndex:
     def _seat(self, seat: Seat) -> None:
         self._holdings.widen(self.slots.seat(seat))
 
+    def _is_lent(self, slot: int) -> bool:
+        bit = bit_of_slot(slot)
+        return self.recent.lends(bit) or self.elsewhere.lends(bit)
+
     def _give_back(self, slot: int) -> None:
-        if self.recent.lends(bit_of_slot(slot)):
+        if self._is_lent(slot):
             self._waiting.append(slot)
         else:
             self.slots.release(slot)
@@ -185,6 +184,21 @@ class MemoryIndex:
             except KeyError:
                 pass
         return depths(self._holdings.table.values.get, hashes, live)
+
+    def _lent(self, groups: list[Group], hashes: BlockHashes) -> list[Group] | None:
+        """With what open requests will have put there, ours and other routers': each may go on where
+        another ends. None: nothing."""
+        reached, quiet = groups, 0
+        lenders: tuple[OpenLeases | LentElsewhere, ...] = (self.recent, self.elsewhere)
+        for lent in cycle(lenders):
+            more = lent.deepen(reached, hashes)
+            if more is not None:
+                reached, quiet = more, 0
+                continue
+            quiet += 1
+            if quiet == 2 or reached is not groups:
+                break
+        return None if reached is groups else reached
 
     def _no_blocks(self, seats: int) -> FloatArray:
         if len(self._zeros) != seats:

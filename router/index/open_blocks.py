@@ -14,11 +14,16 @@ a new prompt is among them is found by bisection.
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
+
 import numpy as np
 
 from router.fleet.columns import FIRST_ROWS, grown
 from router.fleet.replica import FloatArray, IntArray, Seat
 from router.prompt.blocks import BlockHashes
+
+# Fine enough against caches of some hundred thousand tokens, and a prompt of 100K tokens costs a hundred entries.
+GRAIN_TOKENS = 1024
 
 
 class OpenBlocks:
@@ -32,7 +37,7 @@ class OpenBlocks:
         self.tokens: FloatArray = np.zeros(FIRST_ROWS)
         self._grain_tokens = grain_tokens
         self._uses: dict[Seat, dict[int, int]] = {}  # a grain's last block to how many open requests use it
-        self._leases: dict[int, tuple[Seat, BlockHashes, int, int]] = {}
+        self._leases: dict[Hashable, tuple[Seat, Sequence[int], int, int]] = {}
 
     @property
     def exact(self) -> bool:
@@ -40,18 +45,27 @@ class OpenBlocks:
 
     def open(self, lease: int, seat: Seat, hashes: BlockHashes, block_size_tokens: int) -> None:
         """A request was sent to the seat: it uses all its blocks until `close`. `hashes` is kept."""
+        blocks = 1 if self._grain_tokens is None else grain_blocks(block_size_tokens, self._grain_tokens)
+        grains = hashes if blocks == 1 else hashes[blocks - 1 :: blocks]
+        self._enter(lease, seat, grains, blocks * block_size_tokens, len(hashes) % blocks * block_size_tokens)
+
+    def open_elsewhere(
+        self, lease: Hashable, seat: Seat, grains: Sequence[int], grain_tokens: int, rest_tokens: int
+    ) -> None:
+        """Another router sent a request there and tells its grains. Again, or where each block is counted: nothing."""
+        if lease not in self._leases and not self.exact:
+            self._enter(lease, seat, grains, grain_tokens, rest_tokens)
+
+    def _enter(self, lease: Hashable, seat: Seat, grains: Sequence[int], grain_tokens: int, rest_tokens: int) -> None:
         self.tokens = grown(self.tokens, seat + 1)
         uses = self._uses.setdefault(seat, {})
         before = len(uses)
-        blocks = 1 if self._grain_tokens is None else max(1, self._grain_tokens // block_size_tokens)
-        grains = hashes if blocks == 1 else hashes[blocks - 1 :: blocks]
         for last in grains:
             uses[last] = uses.get(last, 0) + 1
-        rest_tokens = len(hashes) % blocks * block_size_tokens
-        self.tokens[seat] += (len(uses) - before) * blocks * block_size_tokens + rest_tokens
-        self._leases[lease] = (seat, grains, blocks * block_size_tokens, rest_tokens)
+        self.tokens[seat] += (len(uses) - before) * grain_tokens + rest_tokens
+        self._leases[lease] = (seat, grains, grain_tokens, rest_tokens)
 
-    def close(self, lease: int) -> None:
+    def close(self, lease: Hashable) -> None:
         """The request ended, however. Again, or for one that had no blocks: nothing."""
         entry = self._leases.pop(lease, None)
         if entry is None:
@@ -90,3 +104,8 @@ class OpenBlocks:
             else:
                 high = middle
         return high
+
+
+def grain_blocks(block_size_tokens: int, grain_tokens: int = GRAIN_TOKENS) -> int:
+    """How many blocks are counted as one."""
+    return max(1, grain_tokens // block_size_tokens)

@@ -18,12 +18,13 @@ Blocks of a seat that was cleared carry its old bit: invisible at once, gone wit
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator, Sequence
 from itertools import repeat
 
 import msgspec
 
 from router.fleet.replica import Seat
-from router.index.lookup import depths
+from router.index.lookup import Group, depths
 from router.index.slots import Slots
 from router.prompt.blocks import BlockHashes
 
@@ -36,6 +37,7 @@ class _Lease(msgspec.Struct, gc=False):
     hashes: BlockHashes
     first: int  # lends hashes[first:]
     bit: int
+    seat: Seat
 
 
 class OpenLeases:
@@ -57,7 +59,7 @@ class OpenLeases:
         if not bit or lease in self._leases:
             return
         first = depths(self.masks.get, hashes, bit, min(from_block, len(hashes)))[0][0]
-        entry = self._leases[lease] = _Lease(hashes, first, bit)
+        entry = self._leases[lease] = _Lease(hashes, first, bit, seat)
         self._by_bit.setdefault(bit, {})[lease] = entry
         if first == len(hashes):
             return  # it may inherit
@@ -75,6 +77,31 @@ class OpenLeases:
             for number, lease in leases.items()
             if lease.first <= at < len(lease.hashes) and lease.hashes[at] == block
         ]
+
+    def newest(self) -> Iterator[int]:
+        """Open leases, the last one first: ascending numbers were given."""
+        return reversed(self._leases)
+
+    def lent(self, lease: int) -> tuple[Seat, BlockHashes, int] | None:
+        """What the lease lends now: to whom, of which prompt, from which block on. None: it is gone, or forgotten."""
+        entry = self._leases.get(lease)
+        if entry is None or self._slots.bit(entry.seat) != entry.bit:
+            return None
+        return entry.seat, entry.hashes, entry.first
+
+    def deepen(self, groups: Sequence[Group], hashes: BlockHashes) -> list[Group] | None:
+        """The groups (see `lookup.depths`) with what the leases lend right where each ends; None: nothing."""
+        masks, end, found = self.masks, len(hashes), False
+        if not masks:
+            return None
+        deeper: list[Group] = []
+        for depth, mask in groups:
+            if depth < end and masks.get(hashes[depth], 0) & mask:
+                deeper += depths(masks.get, hashes, mask, depth)
+                found = True
+            else:
+                deeper.append((depth, mask))
+        return deeper if found else None
 
     def first_token(self, lease: int, now_seconds: float) -> None:
         if lease in self._leases:

@@ -52,6 +52,7 @@ from router.prompt.members import read_members
 from router.prompt.prompt import Prompt
 from router.prompt.read import PREFIX_TOKENS
 from router.prompt.request import Endpoint, InferenceRequest
+from router.sharing.side import Side
 from router.sim.virtual import Arrival, Unsent
 from router.sim.wire import BlockRemoved, BlockStored, Event
 from router.sim.wires import Legs
@@ -159,6 +160,20 @@ class Brain:
     @property
     def open_requests(self) -> int:
         return len(self._ledger)
+
+    def side(self, router: str, boot: str) -> Side:
+        """This router's side of what routers tell each other. Whoever carries the messages asks the fleet to let go of
+        held requests after each, so nothing is to be done here where there is room again."""
+        return Side(
+            router,
+            boot,
+            roster=self._roster,
+            ledger=self._ledger,
+            rates=self._rates,
+            index=self.index,
+            open_blocks=self.open_blocks,
+            freed=(),
+        )
 
     # What the fleet tells
 

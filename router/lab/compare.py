@@ -83,7 +83,13 @@ TABLE_WIDTH = 112  # a run a line, whatever the terminal
     default=1,
     show_default=True,
     type=click.IntRange(min=1),
-    help="Routers that share the fleet without talking to each other.",
+    help="Routers that share the fleet.",
+)
+@click.option(
+    "--shared/--apart",
+    default=False,
+    show_default=True,
+    help="Whether several routers tell each other what they have open, 2 ms away, as they do through Redis.",
 )
 @click.option("--events/--no-events", default=True, show_default=True, help="Whether engines publish KV events.")
 @click.option(
@@ -136,6 +142,7 @@ def command(
     timing: str | None,
     speedup: float | None,
     routers: int,
+    shared: bool,
     events: bool,
     event_delay: float,
     lost_events: float,
@@ -168,6 +175,7 @@ def command(
             speedup=speedup or fleet.speedup,
             block_size_tokens=block_size,
             routers=routers,
+            shared=shared,
             events=events,
             event_delay_seconds=event_delay,
             lost_events_ratio=lost_events,

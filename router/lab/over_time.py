@@ -1,4 +1,4 @@
-"""How a run went from its beginning to its end: hits and open requests, a stretch of time at a time."""
+"""How a run went from its beginning to its end: hits and open requests, a stretch of time at a time, and how evenly."""
 
 from __future__ import annotations
 
@@ -46,3 +46,22 @@ def over_time(stories: Sequence[Story], replicas: int) -> OverTime:
 def _middles_before(seconds: float, stretch: float) -> int:
     """The first stretch whose middle is not before this moment; STRETCHES where there is none."""
     return min(STRETCHES, max(0, int(seconds / stretch + 0.5)))
+
+
+def unevenness(stories: Sequence[Story], replicas: int) -> float:
+    """In-flight prompt tokens of the fullest replica over the mean replica's, over time: 1 is even. A request is in
+    flight from when it was sent to its last token; one that was not answered is left out, one at least must have been.
+    """
+    changes: list[tuple[float, int, int]] = []
+    for story in stories:
+        if story.finished:
+            changes.append((story.sent_seconds, story.replica, story.prompt_tokens))
+            changes.append((story.last_token_seconds, story.replica, -story.prompt_tokens))
+    tokens = [0] * replicas
+    fullest = total = last = 0.0
+    for now, replica, more in sorted(changes):
+        fullest += max(tokens) * (now - last)
+        total += sum(tokens) * (now - last)
+        tokens[replica] += more
+        last = now
+    return fullest * replicas / total

@@ -10,6 +10,7 @@ from random import Random
 from router.fleet.replica import Role
 from router.index.open_blocks import OpenBlocks
 from router.lab.brain import Brain, Setup
+from router.lab.channel import Channel
 from router.lab.outcome import Outcome, outcome
 from router.lab.workloads import Load, WorkloadAt
 from router.policy import load
@@ -18,7 +19,8 @@ from router.policy.pipeline import IndexSource, Policy
 from router.sim.engine import EngineLimits
 from router.sim.rough import rough
 from router.sim.timing import TIMINGS, Timing
-from router.sim.virtual import News, Story, Trouble, VirtualFleet
+from router.sim.troubles import News, Trouble
+from router.sim.virtual import Story, VirtualFleet
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,8 @@ class Fleet:
     timing: str
     speedup: float = 1.0  # engines are so many times as fast as that
     routers: int = 1
+    shared: bool = False  # routers tell each other what they have open, as they do through Redis; False: none knows
+    share_delay_seconds: float = 0.002  # from a message's writer to its readers
     events: bool = True
     index_by_design: bool = True  # who is made for an approximate index has one; False: events, as a gateway gives all
     event_delay_seconds: float = 0.002
@@ -58,6 +62,7 @@ class Played:
 
     outcome: Outcome
     stories: Mapping[str, Story]
+    shared_bytes: int = 0  # that routers told each other, all together
 
     @property
     def ttft_seconds(self) -> dict[str, float]:
@@ -97,6 +102,7 @@ def play(
     )
     brains = [Brain(setup, run.load.seed + number) for number in range(fleet.routers)]
     began_seconds = time.process_time()
+    channel = Channel(brains, fleet.share_delay_seconds) if fleet.shared and fleet.routers > 1 else None
     virtual = VirtualFleet(
         replicas=fleet.replicas,
         limits=limits,
@@ -106,6 +112,7 @@ def play(
         seed=run.load.seed,
         news=News(fleet.event_delay_seconds, lost_ratio=fleet.lost_events_ratio),
         troubles=[] if fleet.slow == 1.0 else [Trouble(0.0, 0, slow=fleet.slow)],
+        pulse=None if channel is None else channel.advance,
         joins=[] if fleet.join_seconds is None else [(fleet.join_seconds, fleet.replicas - 1)],
     )
     virtual.run()
@@ -120,7 +127,7 @@ def play(
         exact=sum(int(brain.accuracy.exact.sum()) for brain in brains),
         cpu_seconds=time.process_time() - began_seconds,
     )
-    return Played(figures, virtual.stories)
+    return Played(figures, virtual.stories, 0 if channel is None else channel.bytes_told)
 
 
 def _timing(timing: Timing, noise_ratio: float, seed: int, replica: int) -> Timing:

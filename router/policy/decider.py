@@ -21,7 +21,7 @@ from router.errors import HomingError, NoReplica
 from router.fleet.pairs import Pairs
 from router.fleet.replica import BoolArray, Facts, FloatArray, IntArray, ReplicaId, Seat
 from router.index.base import Index
-from router.index.open_blocks import OpenBlocks
+from router.index.open_blocks import GRAIN_TOKENS, OpenBlocks
 from router.policy.candidate import Ask, Candidates, KeyArray, id_keys
 from router.policy.decision import chosen
 from router.policy.divider import Divider
@@ -35,10 +35,6 @@ SLOW_START = "slow_start"  # in the rule of a decision for which newcomers were 
 
 # A fleet has one pattern of trust while all is well; this many are kept while replicas join and catch up.
 REMEMBERED_BELIEFS = 32
-
-# Open requests' blocks are counted by so many tokens at once where nobody asks which they are: against caches of some
-# hundred thousand tokens that is fine enough, and a prompt of 100K tokens costs a hundred dict entries.
-GRAIN_TOKENS = 1024
 
 
 class AllBusy(HomingError):

@@ -14,11 +14,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TypeAlias
 
-from router.sharing.message import MOST_MODELS, Rate, Row, Told
+import msgspec
+
+from router.sharing.message import MOST_LEASES, MOST_MODELS, Lent, Rate, Row, Told
 
 SILENT_SECONDS = 3.0
 MOST_PEERS = 256  # past that a Redis holds more than routers of one fleet
+
+
+LeaseName: TypeAlias = tuple[str, str, int]  # router, boot, and its own number there
 
 
 class Heard(StrEnum):
@@ -67,6 +73,7 @@ class Peer:
     gaps: int = 0
     loads: dict[str, Load] = field(default_factory=dict)  # by replica id, none of nothing
     rates: tuple[Rate, ...] = ()
+    leases: dict[int, Lent] = field(default_factory=dict)  # by their numbers
 
     @property
     def total(self) -> Load:
@@ -86,6 +93,7 @@ class Peers:
         self._sums: dict[str, Load] = {}
         self._changed: set[str] = set()
         self._known_rates: dict[str, float] = {}
+        self._leases: dict[LeaseName, Lent | None] = {}  # changed since they were taken
 
     def __len__(self) -> int:
         return len(self._peers)
@@ -100,6 +108,12 @@ class Peers:
     def take_changed(self) -> set[str]:
         """The replicas whose load is another than when this was last asked."""
         changed, self._changed = self._changed, set()
+        return changed
+
+    def take_leases(self) -> dict[LeaseName, Lent | None]:
+        """What others' requests use of caches and will put there, where it is another than when this was last asked;
+        None: closed."""
+        changed, self._leases = self._leases, {}
         return changed
 
     def has_namesake(self) -> bool:
@@ -136,6 +150,7 @@ class Peers:
                 self._set(peer, replica, NOTHING)
         for row in told.rows:
             self._set(peer, row.replica, _load(row))
+        self._lend(peer, told)
         return heard
 
     def expire(self, now_seconds: float) -> list[Peer]:
@@ -161,8 +176,29 @@ class Peers:
         peer = self._peers[who]
         for replica in list(peer.loads):
             self._set(peer, replica, NOTHING)
+        self._close(peer, list(peer.leases))
         del self._peers[who]
         return peer
+
+    def _lend(self, peer: Peer, told: Told) -> None:
+        for lent in told.lent:
+            if len(peer.leases) < MOST_LEASES:
+                peer.leases[lent.lease] = self._leases[peer.router, peer.boot, lent.lease] = lent
+        for lease, first in told.firsts:
+            known = peer.leases.get(lease)
+            if known is not None and known.first != first:
+                moved = msgspec.structs.replace(known, first=first)
+                peer.leases[lease] = self._leases[peer.router, peer.boot, lease] = moved
+        if told.whole:
+            standing = {lease for lease, _ in told.firsts}
+            self._close(peer, [lease for lease in peer.leases if lease not in standing])
+        else:
+            self._close(peer, [lease for lease in told.closed if lease in peer.leases])
+
+    def _close(self, peer: Peer, leases: list[int]) -> None:
+        for lease in leases:
+            del peer.leases[lease]
+            self._leases[peer.router, peer.boot, lease] = None
 
     def _set(self, peer: Peer, replica: str, load: Load) -> None:
         before = peer.loads.get(replica, NOTHING)

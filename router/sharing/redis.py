@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import importlib.util
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -25,17 +25,17 @@ from router.errors import ConfigError
 from router.fleet.ledger import Ledger
 from router.fleet.rates import Rates
 from router.fleet.roster import Roster
+from router.index.memory import MemoryIndex
+from router.index.open_blocks import OpenBlocks
 from router.metrics import Tally
-from router.sharing.message import Malformed, pack, unpack
-from router.sharing.mirror import Mirror
-from router.sharing.peers import Heard, Peers
-from router.sharing.teller import WHOLE_SECONDS, Teller
+from router.sharing.message import Malformed, unpack
+from router.sharing.peers import Heard
+from router.sharing.side import SWEEP_SECONDS, TELL_SECONDS, Side
+from router.sharing.teller import WHOLE_SECONDS
 
 if TYPE_CHECKING:
     import redis.asyncio
 
-TELL_SECONDS = 0.025  # a burst is one message; a router hears of a request within this and one way through Redis
-SWEEP_SECONDS = 0.25  # how often silence is looked for
 ANSWER_SECONDS = 1.0
 ECHO_SECONDS = 2 * WHOLE_SECONDS + ANSWER_SECONDS  # our own message came back no later than this, or nobody hears us
 FIRST_WAIT_SECONDS = 0.1
@@ -65,23 +65,32 @@ class Line:
         roster: Roster,
         ledger: Ledger,
         rates: Rates,
-        freed: Callable[[], None],
+        index: MemoryIndex,
+        open_blocks: OpenBlocks | None,
+        freed: Sequence[Callable[[], None]],
         clock: Clock,
         counts: Tally,
         say: Say,
         rng: Random,
     ) -> None:
-        """`router` is our name where none is configured; `freed` is called when a replica has room that others took
+        """`router` is our name where none is configured; `freed` are called when a replica has room that others took
         before. No connection is made. Raises ConfigError."""
         self._open, self._faults = _client(settings)
         self._faults = (*self._faults, _Lost)
         self.where = settings.redis_url
         self.channel = channel(settings)
         self.router, self.boot = settings.router or router, f"{rng.getrandbits(64):016x}"
-        self.peers = Peers(self.router, self.boot)
-        self._teller = Teller(self.router, self.boot, ledger, rates, lambda seat: roster.replica(seat).id)
-        self._mirror = Mirror(self.peers, roster, ledger, rates)
-        self._freed = freed
+        self._side = Side(
+            self.router,
+            self.boot,
+            roster=roster,
+            ledger=ledger,
+            rates=rates,
+            index=index,
+            open_blocks=open_blocks,
+            freed=freed,
+        )
+        self.peers = self._side.peers
         self._clock = clock
         self._counts = counts
         self._say = say
@@ -98,27 +107,29 @@ class Line:
         """Never ends. A fault of ours is told, and the line made anew: it must not end the house."""
         while True:
             try:
-                async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(self._sweep())
-                    tasks.create_task(self._keep_connected())
+                await _apart(self._work())
             except* Exception as bugs:
                 traceback.print_exception(bugs)
                 self._lost(_first(bugs))
             await asyncio.sleep(LONGEST_WAIT_SECONDS)
 
+    async def _work(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._sweep())
+            tasks.create_task(self._keep_connected())
+
     async def _sweep(self) -> None:
         while True:
-            for peer in self.peers.expire(self._clock.now()):
+            for peer in self._side.sweep(self._clock.now()):
                 self._counts.add("silent")
                 if self.up:
                     self._say(f"router {peer.router} has fallen silent: its load is forgotten")
-            self._reflect()
             await asyncio.sleep(SWEEP_SECONDS)
 
     async def _keep_connected(self) -> None:
         while True:
             try:
-                await self._connected()
+                await _apart(self._connected())
             except* self._faults as faults:
                 self._lost(_first(faults))
             await asyncio.sleep(self._wait_seconds * self._rng.uniform(0.5, 1.0))
@@ -133,7 +144,7 @@ class Line:
                 with _closed_is_lost():
                     await ear.subscribe(self.channel)
             self._echoed_at_seconds = self._clock.now()
-            self._teller.anew()
+            self._side.anew()
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._hear(ear))
                 tasks.create_task(self._speak(client))
@@ -149,11 +160,11 @@ class Line:
                 now = self._clock.now()
                 if now - self._echoed_at_seconds > ECHO_SECONDS:
                     raise _Lost(f"nothing we say comes back for {ECHO_SECONDS:.0f} s")
-                told = self._teller.tell(now)
-                if told is not None:
+                message = self._side.tell(now)
+                if message is not None:
                     async with asyncio.timeout(ANSWER_SECONDS):
                         with _closed_is_lost():
-                            await client.publish(self.channel, pack(told))
+                            await client.publish(self.channel, message)
                     self._counts.add("sent")
                 await asyncio.sleep(TELL_SECONDS)
         except asyncio.CancelledError:
@@ -161,7 +172,7 @@ class Line:
                 with contextlib.suppress(*self._faults):
                     async with asyncio.timeout(FAREWELL_SECONDS):
                         with _closed_is_lost():
-                            await client.publish(self.channel, pack(self._teller.farewell()))
+                            await client.publish(self.channel, self._side.farewell())
             raise
 
     async def _hear(self, ear: redis.asyncio.client.PubSub) -> None:
@@ -178,26 +189,18 @@ class Line:
         except Malformed:
             self._counts.add("malformed")
             return
-        heard = self.peers.fold(told, now)
+        heard = self._side.take(told, now)
         self._counts.add(heard.value)
         if heard is Heard.OWN:
             self._echoed(now)
             return
         if heard is Heard.NEW:
-            self._teller.anew()  # it does not know us either
             self._say(f"router {told.router} shares its load with us")
         elif heard is Heard.LEFT:
             self._say(f"router {told.router} has left")
         if self.peers.has_namesake() and not self._told_namesake:
             self._told_namesake = True
             self._say(f"another router calls itself {told.router}, too: give each its own shared.router")
-        if told.whole:
-            self._mirror.learn()
-        self._reflect()
-
-    def _reflect(self) -> None:
-        if self._mirror.reflect():
-            self._freed()
 
     def _echoed(self, now: float) -> None:
         self._echoed_at_seconds = now
@@ -219,6 +222,22 @@ class Line:
                 f"shared: {self.where} is away ({self.why}); this router counts only its own load and what the "
                 "replicas tell, until it is back"
             )
+
+
+async def _apart(work: Coroutine[None, None, None]) -> None:
+    """Await `work` in a task of its own, which ends with us.
+
+    A task group whose child fails just as its parent is cancelled tells of the failure alone (CPython 3.11): whoever
+    goes on after a failure would never hear that it is to end. Here the cancellation meets nothing but a wait.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task})
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)  # however it ends: nobody asks any more
+    task.result()
 
 
 @contextlib.contextmanager

@@ -13,7 +13,8 @@ import numpy as np
 from router.fleet.ledger import Ledger
 from router.fleet.rates import Rates
 from router.fleet.replica import FloatArray, Seat
-from router.sharing.message import MOST_MODELS, MOST_ROWS, Rate, Row, Told
+from router.sharing.lending import First, Lending
+from router.sharing.message import MOST_MODELS, MOST_ROWS, Lent, Rate, Row, Told
 
 WHOLE_SECONDS = 1.0
 
@@ -21,13 +22,17 @@ Columns = tuple[FloatArray, FloatArray, FloatArray]
 
 
 class Teller:
-    """Our ledger in messages. `name` gives the id of the replica on a seat that has requests of ours or had them."""
+    """Our ledger and our leases in messages. `name` gives the id of the replica on a seat that has requests of ours or
+    had them."""
 
-    def __init__(self, router: str, boot: str, ledger: Ledger, rates: Rates, name: Callable[[Seat], str]) -> None:
+    def __init__(
+        self, router: str, boot: str, ledger: Ledger, rates: Rates, lending: Lending, name: Callable[[Seat], str]
+    ) -> None:
         self._router = router
         self._boot = boot
         self._ledger = ledger
         self._rates = rates
+        self._lending = lending
         self._name = name
         self._number = 0
         self._told: Columns | None = None  # what the others know of us; None: nothing
@@ -43,11 +48,14 @@ class Teller:
         now = self._ledger.own()
         told = self._told
         whole = told is None or now_seconds >= self._whole_at_seconds
+        if told is None:
+            self._lending.anew()
+        news = self._lending.news()
         if told is None or whole:
             seats = np.flatnonzero((now[0] != 0) | (now[1] != 0) | (now[2] != 0))
         else:
             seats = _changed(now, told)
-            if not len(seats):
+            if not (len(seats) or any(news)):
                 return None
         if len(seats) > MOST_ROWS:  # the busiest: others are as good as idle beside them
             seats = seats[np.argsort(-now[0][seats], kind="stable")[:MOST_ROWS]]
@@ -57,16 +65,26 @@ class Teller:
         if whole:
             self._whole_at_seconds = now_seconds + WHOLE_SECONDS
         self._told = now
-        return self._message(rows, whole=whole)
+        return self._message(rows, *news, whole=whole)
 
     def farewell(self) -> Told:
         """Our last message: we have nothing open any more."""
-        return self._message((), whole=True, leaving=True)
+        return self._message((), (), (), (), whole=True, leaving=True)
 
-    def _message(self, rows: tuple[Row, ...], *, whole: bool, leaving: bool = False) -> Told:
+    def _message(
+        self,
+        rows: tuple[Row, ...],
+        lent: tuple[Lent, ...],
+        moved: tuple[First, ...],
+        closed: tuple[int, ...],
+        *,
+        whole: bool,
+        leaving: bool = False,
+    ) -> Told:
         number, self._number = self._number, self._number + 1
         rates = tuple(Rate(*seen) for seen in self._rates.observed()[:MOST_MODELS]) if whole and not leaving else ()
-        return Told(self._router, self._boot, number, whole, rows, rates, leaving)
+        firsts = self._lending.firsts() if whole and not leaving else moved
+        return Told(self._router, self._boot, number, whole, rows, rates, leaving, lent, firsts, closed)
 
 
 def _changed(now: Columns, told: Columns) -> np.typing.NDArray[np.int64]:

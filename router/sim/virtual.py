@@ -6,7 +6,7 @@ through `Router`: what decides in virtual time is whatever stands behind it.
 
 Events reach each router by itself, after a delay of its own, and may be lost on the way. A router that misses some asks
 for them again, as live ones do: a round trip later it is given all that was published since. Requests go to the routers
-in turn, as a load balancer would send them.
+in turn, as a load balancer would send them. What routers tell each other is none of the fleet's: it gives them a pulse.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Protocol
 from router.sim.cache import Namespace
 from router.sim.engine import Engine, EngineLimits, Job, Output
 from router.sim.timing import Timing
+from router.sim.troubles import News, Trouble
 from router.sim.wire import Event
 from router.sim.wires import Legs, Wires, WireTiming
 
@@ -109,25 +110,6 @@ class Workload(Protocol):
         """What is asked because this was answered, at or after `now`: nothing where `begin` tells all."""
 
 
-@dataclass(frozen=True, slots=True)
-class News:
-    """How events travel."""
-
-    delay_seconds: float = 0.002
-    jitter_seconds: float = 0.0  # a batch may overtake another by so much
-    lost_ratio: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """Something that happens to a replica. `slow` multiplies its step times; `down_seconds` ends its process."""
-
-    at_seconds: float
-    replica: int
-    slow: float | None = None
-    down_seconds: float | None = None
-
-
 @dataclass(slots=True)
 class _Machine:
     engine: Engine
@@ -161,8 +143,10 @@ class VirtualFleet:
         joins: Sequence[tuple[float, int]] = (),
         longest_stride: int = 4096,
         wires: WireTiming | None = None,
+        pulse: Callable[[float], float] | None = None,
     ) -> None:
-        """`joins` are (seconds, replica) of those that are not there from the start."""
+        """`joins` are (seconds, replica) of those that are not there from the start. `pulse` is called with the time,
+        at first at 0, and again when it says, as long as anything is to come."""
         self.stories: dict[str, Story] = {}
         self.now = 0.0
         self.refused = 0
@@ -180,6 +164,8 @@ class VirtualFleet:
         self._legs: dict[str, _Leg] = {}  # prefill legs under way, by the name of their job
         self._held: dict[str, Arrival] = {}
         self._turn = 0
+        self._pulse = pulse
+        self._arriving = True  # more is to come from the workload
         late = {replica for _, replica in joins}
         self._machines = [self._machine(number, alive=number not in late) for number in range(replicas)]
         for number, machine in enumerate(self._machines):
@@ -187,6 +173,8 @@ class VirtualFleet:
                 self._tell_up(number)
         for at, replica in joins:
             self._at(at, lambda replica=replica: self._rise(replica))  # type: ignore[misc]  # a default binds the loop's
+        if pulse is not None:
+            self._at(0.0, self._beat)
         for trouble in troubles:
             self._at(trouble.at_seconds, lambda trouble=trouble: self._befall(trouble))  # type: ignore[misc]
 
@@ -200,11 +188,19 @@ class VirtualFleet:
                 self.now = max(self.now, following.at_seconds)
                 self._arrive(following)
                 following = next(arrivals, None)
+                self._arriving = following is not None
                 if until is not None and until():
                     return
                 continue
             self.now, _, happen = heapq.heappop(heap)
             happen()
+
+    def _beat(self) -> None:
+        assert self._pulse is not None
+        following = self._pulse(self.now)
+        self._let_go()
+        if self._arriving or self._open or self._held or self._heap:
+            self._at(following, self._beat)
 
     # Requests
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 K8S = Path(__file__).resolve().parents[2] / "k8s"
-BUILDS = ("base", "overlays/sim", "overlays/vllm", "overlays/sidecar")
+BUILDS = ("base", "overlays/sim", "overlays/vllm", "overlays/sidecar", "overlays/shared")
 
 
 @cache

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any  # parsed manifests have no narrower type
+from urllib.parse import urlsplit
 
 import kubernetes_validate
 import pytest
@@ -134,6 +135,19 @@ def test_homing_finds_the_engines_beside_it(build: str) -> None:
     assert told.replay_port in (None, ports["replay"])
     let_out = one(build, "NetworkPolicy")["spec"]["egress"][0]["to"][0]["podSelector"]["matchLabels"]
     assert let_out.items() <= engines["metadata"]["labels"].items()
+
+
+def test_routers_that_share_reach_the_server_they_are_told_of_and_the_image_has_its_client(tmp_path: Path) -> None:
+    path = tmp_path / "homing.yaml"
+    path.write_text(one("overlays/shared", "ConfigMap")["data"]["homing.yaml"])
+    told = config.read(path, {}).shared.redis_url
+    assert told is not None
+    server = urlsplit(str(told))
+    plain, egress = (one(build, "NetworkPolicy")["spec"]["egress"] for build in ("base", "overlays/shared"))
+    (added,) = [rule for rule in egress if rule not in plain]
+    assert added["ports"] == [{"port": server.port}]
+    assert added["to"] == [{"podSelector": {"matchLabels": {"app": server.hostname}}}]
+    assert ",redis]" in (K8S.parent / "Dockerfile").read_text()
 
 
 def test_only_the_public_port_is_a_service_of_the_base() -> None:

@@ -13,7 +13,8 @@ from router.policy.load import load
 from router.prompt.blocks import BlockHasher, TokenIds, root_hash
 from router.sim.engine import EngineLimits
 from router.sim.timing import LLAMA3_70B_H100_TP2
-from router.sim.virtual import Arrival, News, Trouble, VirtualFleet
+from router.sim.troubles import News, Trouble
+from router.sim.virtual import Arrival, VirtualFleet
 from router.sim.wire import BlockStored
 
 BLOCK = 16

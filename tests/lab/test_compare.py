@@ -94,7 +94,7 @@ def test_pictures_are_drawn_for_every_load(trace: Path, tmp_path: Path) -> None:
 
 
 def test_routers_without_events_or_with_late_ones_still_route(trace: Path) -> None:
-    settings = (("--no-events",), ("--event-delay", "2"), ("--lost-events", "0.3"), ("--routers", "3"))
+    settings = (("--no-events",), ("--event-delay", "2"), ("--lost-events", "0.3"), ("--routers", "3", "--shared"))
     for setting in settings:
         (one,) = figures("cache_aware", "--workload", str(trace), "--replicas", "3", "--rate", "2", *setting)
         assert one["answered"] == 65

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.lab.over_time import STRETCHES, over_time
+from router.lab.over_time import STRETCHES, over_time, unevenness
 from router.sim.virtual import Story
 
 
@@ -42,3 +42,11 @@ def test_what_was_never_answered_is_left_out() -> None:
     run = over_time([lost, story(1.0), story(2.0)], replicas=1)
     assert run.hit_ratio[0] == 0.0
     assert max(run.open_most) <= 1
+
+
+def test_a_fleet_is_as_uneven_as_its_fullest_replica_is_fuller_than_the_mean_over_time() -> None:
+    even = [story(0.0, 0, ends=10.0), story(0.0, 1, ends=10.0)]
+    assert unevenness(even, replicas=2) == pytest.approx(1.0)
+    assert unevenness(even[:1], replicas=2) == pytest.approx(2.0)
+    half_the_time = [story(0.0, 0, ends=20.0), story(0.0, 1, ends=10.0)]
+    assert unevenness([*half_the_time, Story(0.0, 100)], replicas=2) == pytest.approx(4 / 3)

@@ -18,7 +18,8 @@ from router.policy.pipeline import Policy
 from router.policy.split import Split
 from router.sim.engine import EngineLimits
 from router.sim.timing import QWEN3_32B_H100_TP2
-from router.sim.virtual import Trouble, VirtualFleet
+from router.sim.troubles import Trouble
+from router.sim.virtual import VirtualFleet
 from router.sim.wires import WireTiming
 
 ROLES = (Role.PREFILL, Role.PREFILL, Role.DECODE, Role.DECODE)

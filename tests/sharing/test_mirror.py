@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from array import array
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -7,7 +10,10 @@ from router.fleet.ledger import Ledger
 from router.fleet.rates import Rates
 from router.fleet.replica import Replica, ReplicaId, Seat
 from router.fleet.roster import Roster
-from router.sharing.message import Rate, Row, Told
+from router.index.budget import Budget
+from router.index.memory import MemoryIndex
+from router.index.open_blocks import OpenBlocks
+from router.sharing.message import Lent, Rate, Row, Told, pack_hashes
 from router.sharing.mirror import Mirror
 from router.sharing.peers import Peers
 
@@ -15,7 +21,8 @@ from router.sharing.peers import Peers
 class Scene:
     def __init__(self, *names: str) -> None:
         self.roster, self.ledger, self.rates, self.peers = Roster(), Ledger(), Rates(), Peers("one", "b")
-        self.mirror = Mirror(self.peers, self.roster, self.ledger, self.rates)
+        self.index, self.used = MemoryIndex(Budget(1 << 20)), OpenBlocks(1024)
+        self.mirror = Mirror(self.peers, self.roster, self.ledger, self.rates, self.index.elsewhere, self.used)
         self.number = 0
         for name in names:
             self.join(name)
@@ -79,3 +86,37 @@ def test_a_newcomer_starts_from_the_rates_that_others_have_learned() -> None:
     scene.tell(rates=(Rate("m", 40_001.0, 101),))
     scene.mirror.learn()
     assert scene.rates.version == version, "nothing worth looking at all rates anew"
+
+
+def lent(lease: int, replica: str, *ends: int, first: int = 0) -> Lent:
+    return Lent(lease, replica, 2, 32, 16, first, pack_hashes(array("Q", ends)))
+
+
+def test_what_others_send_is_expected_on_the_seat_and_uses_its_cache_until_it_is_closed() -> None:
+    scene = Scene("a", "b")
+    for seat in (0, 1):
+        scene.index.join(Seat(seat))
+    prompt = array("Q", [1, 2, 3, 4, 5, 6])
+
+    def expected() -> list[float]:
+        return list(map(float, scene.index.match(prompt, np.array([0, 1])).expected))
+
+    def tell(number: int, **said: Any) -> None:
+        scene.peers.fold(Told("two", "b", number, False, **said), 0.0)
+        scene.mirror.reflect()
+
+    tell(0, lent=(lent(7, "b", 2, 4), lent(8, "nobody's", 2)))
+    assert (expected(), scene.used.tokens_of(np.array([0, 1])).tolist()) == ([0, 4], [0, 80])
+    tell(1, firsts=((7, 2),))  # events must have told
+    assert (expected(), scene.used.tokens_of(np.array([0, 1])).tolist()) == ([0, 0], [0, 80])
+    tell(2, closed=(7, 8))
+    assert scene.used.tokens_of(np.array([0, 1])).tolist() == [0, 0]
+    assert not scene.index.elsewhere
+
+
+def test_fewer_queued_tokens_make_room_too() -> None:
+    scene = Scene("a")
+    scene.peers.fold(Told("two", "b", 0, True, (Row("a", 1, 9000, 0),)), 0.0)
+    assert not scene.mirror.reflect()
+    scene.peers.fold(Told("two", "b", 1, True, (Row("a", 1, 0, 9000),)), 0.1)
+    assert scene.mirror.reflect()

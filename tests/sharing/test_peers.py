@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from array import array
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.sharing.message import Rate, Row, Told
+from router.sharing.message import MOST_LEASES, Lent, Rate, Row, Told, pack_hashes
 from router.sharing.peers import MOST_PEERS, NOTHING, SILENT_SECONDS, Heard, Load, Peers
 
 
@@ -152,3 +154,33 @@ def test_whatever_is_lost_what_stands_after_a_whole_message_of_each_is_what_each
         assert one.load(replica) == Load(requests, 10 * requests, 100 * requests)
     one.expire(now + 2 * SILENT_SECONDS)
     assert (len(one), one.load("r0")) == (0, NOTHING)
+
+
+def lent(lease: int, first: int = 0) -> Lent:
+    return Lent(lease, "r0", 2, 32, 0, first, pack_hashes(array("Q", [1, 2])))
+
+
+def test_leases_are_known_until_they_are_closed_and_a_whole_message_ends_those_it_leaves_out() -> None:
+    one = peers()
+    one.fold(Told("two", "b", 0, False, lent=(lent(1), lent(2), lent(3))), 0.0)
+    assert one.take_leases() == {("two", "b", lease): lent(lease) for lease in (1, 2, 3)}
+    one.fold(Told("two", "b", 1, False, firsts=((1, 2),), closed=(2, 9)), 0.1)
+    assert one.take_leases() == {("two", "b", 1): lent(1, first=2), ("two", "b", 2): None}
+    one.fold(Told("two", "b", 2, True, firsts=((1, 2),)), 0.2)
+    assert one.take_leases() == {("two", "b", 3): None}
+    assert one.take_leases() == {}
+
+
+def test_a_router_that_falls_silent_lends_nothing() -> None:
+    one = peers()
+    one.fold(Told("two", "b", 0, False, lent=(lent(1),)), 0.0)
+    one.take_leases()
+    one.expire(SILENT_SECONDS)
+    assert one.take_leases() == {("two", "b", 1): None}
+
+
+def test_one_router_fills_no_more_than_its_share_of_memory() -> None:
+    one = peers()
+    one.fold(Told("two", "b", 0, False, lent=tuple(map(lent, range(MOST_LEASES)))), 0.0)
+    one.fold(Told("two", "b", 1, False, lent=(lent(MOST_LEASES),)), 0.0)
+    assert len(one.take_leases()) == MOST_LEASES

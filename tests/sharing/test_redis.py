@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 import redis.asyncio
 import uvloop
@@ -19,8 +21,11 @@ from router.clock import SystemClock
 from router.config import SharedSettings
 from router.fleet.ledger import LeaseId, Ledger
 from router.fleet.rates import Rates
-from router.fleet.replica import Replica, ReplicaId, Seat
+from router.fleet.replica import Facts, Replica, ReplicaId, Seat
 from router.fleet.roster import Roster
+from router.index.budget import Budget
+from router.index.memory import MemoryIndex
+from router.index.open_blocks import OpenBlocks
 from router.metrics import Tally
 from router.sharing import redis as redis_line
 from router.sharing.message import Row, Told, pack
@@ -40,18 +45,25 @@ class End:
     counts: Tally = field(default_factory=lambda: Tally("t", "t", "outcome"))
     said: list[str] = field(default_factory=list)
     freed: int = 0
+    index: MemoryIndex = field(default_factory=lambda: MemoryIndex(Budget(1 << 20)))
+    used: OpenBlocks = field(default_factory=lambda: OpenBlocks(1024))
 
     def __post_init__(self) -> None:
         self.on_freed = self.count
         for number in range(2):
-            self.ledger.join(self.roster.join(Replica(ReplicaId(f"r{number}"), f"http://r{number}:8000")))
+            seat = self.roster.join(Replica(ReplicaId(f"r{number}"), f"http://r{number}:8000"))
+            self.roster.update(seat, Facts((), 512, 100))
+            self.ledger.join(seat)
+            self.index.join(seat)
         self.line = Line(
             self.settings,
             self.router,
             roster=self.roster,
             ledger=self.ledger,
             rates=self.rates,
-            freed=lambda: self.on_freed(),
+            index=self.index,
+            open_blocks=self.used,
+            freed=(lambda: self.on_freed(),),
             clock=SystemClock(),
             counts=self.counts,
             say=self.said.append,
@@ -100,14 +112,34 @@ async def test_an_open_request_is_seen_by_every_other_router_and_gone_when_it_en
     async with redis_server() as server, sharing(server, "one", "two", "three") as (one, two, three):
         lease = one.open(1)
         await until(lambda: all(end.ledger.queued_tokens[1] == 10 for end in (two, three)))
+        assert not three.freed
         one.ledger.first_token(lease)
         await until(lambda: three.ledger.context_tokens[1] == 20)
         assert (three.ledger.own_requests(Seat(1)), three.ledger.peer_requests(Seat(1))) == (0, 1)
-        assert not three.freed
+        assert three.freed, "fewer tokens are queued: somebody may be held back for them"
         one.ledger.close(lease)
         await until(lambda: all(end.ledger.open_requests[1] == 0 for end in (two, three)))
         assert two.freed, "somebody may wait for its room"
         assert one.ledger.peer_requests(Seat(1)) == 0
+
+
+async def test_what_an_open_request_is_about_to_cache_is_expected_by_every_other_router_until_it_ends() -> None:
+    prompt = array("Q", range(1, 9))  # of 512 tokens each
+
+    def seen(end: End) -> tuple[list[float], list[float]]:
+        seats = np.array([0, 1])
+        return end.index.match(prompt, seats, 512).expected.tolist(), end.used.tokens_of(seats).tolist()
+
+    async with redis_server() as server, sharing(server, "one", "two") as (one, two):
+        lease = one.open(1)
+        one.index.recent.open(lease, Seat(1), prompt, 0)
+        await until(lambda: seen(two) == ([0, 4096], [0, 4096]))
+        async with sharing(server, "three") as (three,):
+            await until(lambda: seen(three) == ([0, 4096], [0, 4096]))
+        one.index.recent.close(lease)
+        await until(lambda: seen(two) == ([0, 0], [0, 4096]))
+        one.ledger.close(lease)
+        await until(lambda: seen(two) == ([0, 0], [0, 0]))
 
 
 async def test_a_newcomer_learns_at_once_what_was_open_and_learned_before_it_came() -> None:
@@ -204,8 +236,8 @@ async def test_a_fault_of_ours_is_told_and_the_line_made_anew(
         one.ledger.close(lease)
         await until(lambda: two.freed)
         two.on_freed = two.count
+        await until(lambda: any(" is away (a bug)" in line for line in two.said))
         await until(lambda: two.line.up and two.said[-1].startswith("shared: "))
-        assert any("is away (a bug)" in line for line in two.said)
         one.open(1)
         await until(lambda: two.ledger.peer_requests(Seat(1)) == 1)
     assert "RuntimeError: a bug" in capsys.readouterr().err

@@ -6,6 +6,10 @@ from hypothesis import strategies as st
 from router.fleet.ledger import LeaseId, Ledger
 from router.fleet.rates import Rates
 from router.fleet.replica import Seat
+from router.fleet.roster import Roster
+from router.index.recent import OpenLeases
+from router.index.slots import Slots
+from router.sharing.lending import Lending
 from router.sharing.message import Row
 from router.sharing.peers import Heard, Peers
 from router.sharing.teller import WHOLE_SECONDS, Teller
@@ -14,7 +18,8 @@ from router.sharing.teller import WHOLE_SECONDS, Teller
 class Scene:
     def __init__(self) -> None:
         self.ledger, self.rates = Ledger(), Rates()
-        self.teller = Teller("one", "b", self.ledger, self.rates, lambda seat: f"r{seat}")
+        lending = Lending(OpenLeases(Slots()), self.ledger, Roster())
+        self.teller = Teller("one", "b", self.ledger, self.rates, lending, lambda seat: f"r{seat}")
 
     def open(self, seat: int, *, streamed: bool = True, ends_at: float = 0.0) -> LeaseId:
         return self.ledger.open(
