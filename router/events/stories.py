@@ -133,7 +133,7 @@ class Stories:
         for lot in parts(read.told.runs):
             await heard.breathe()
             if ingest.story(seat) != story:
-                break  # somebody emptied the cache meanwhile: the story goes on without
+                return Taken.NOT_NEEDED  # somebody emptied the cache meanwhile, and our own story goes on from there
             for run in lot:
                 ingest.hold(seat, run)
         await heard.resume(read.mark)

@@ -66,6 +66,7 @@ class Publisher:
     ) -> None:
         self.batches: list[bytes] = []
         self.answers = True
+        self.rolled = 0  # batches that are kept for replay no longer
         self.answers_at_once: int | None = None  # more are dropped, and the end marker with them
         self.meanwhile: bytes | None = (
             None  # published live once, after a replay was asked for and before it is answered
@@ -102,7 +103,7 @@ class Publisher:
                 continue
             begin = int.from_bytes(first, "big")
             topic = [b"kv@here"] if self._topic_in_replay else []
-            answers = list(enumerate(self.batches))[begin:]
+            answers = list(enumerate(self.batches))[max(begin, self.rolled) :]
             cut = answers[: self.answers_at_once]
             if self.meanwhile is not None:
                 await self.subscribed()
