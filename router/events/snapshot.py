@@ -34,7 +34,7 @@ class Malformed(Exception):
     """Not a snapshot of ours."""
 
 
-class Run(msgspec.Struct, frozen=True, array_like=True):
+class Run(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Blocks of one replica in one tier, each hanging below the one before, all held in as many copies."""
 
     tier: Tier
@@ -78,6 +78,7 @@ class Snapshot:
 
     mark: Mark
     told: Told
+    blocks: int  # by name and tier
 
 
 def runs(entries: Iterable[tuple[Tier, EngineHash, int, int]], parent: Callable[[int], int | None]) -> Iterator[Run]:
@@ -166,7 +167,7 @@ def snapshot(head: Head, told: Sequence[Run]) -> Snapshot:
         raise Malformed(f"{len(told)} runs of {head.runs}")
     fingerprints = tuple(_numbers(head.fingerprints))
     mark = Mark(head.first, fingerprints, head.time_seconds, head.process_start_seconds)
-    return Snapshot(mark, Told(head.root, head.block_size_tokens, told))
+    return Snapshot(mark, Told(head.root, head.block_size_tokens, told), sum(len(run.names) for run in told))
 
 
 def _run(kind: tuple[Tier, int], names: list[EngineHash], begins: int | None, blocks: list[int]) -> Run:

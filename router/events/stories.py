@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 
 from router.events.ingest import Ingest
+from router.events.names import NAME_BYTES
 from router.events.snapshot import (
     MOST_BLOCKS,
     Malformed,
@@ -32,6 +33,7 @@ from router.fleet.replica import ReplicaId, Seat
 from router.fleet.roster import Roster
 from router.index.base import CATCHING_UP, EXACT
 from router.index.memory import MemoryIndex
+from router.index.table import ROW_BYTES
 
 
 class Taken(Enum):
@@ -43,6 +45,7 @@ class Taken(Enum):
     OTHER_HASHES = "other_hashes"  # another hash_seed, model or block size
     ROLLED = "rolled"  # the engine's replay does not reach back to it
     MALFORMED = "malformed"
+    NO_ROOM = "no_room"  # the index's budget does not hold it
 
 
 class Stories:
@@ -65,7 +68,9 @@ class Stories:
         return [
             self._roster.replica(seat).id
             for seat in self._roster.present()
-            if self._ingest.trust(seat) is CATCHING_UP and not self._ingest.whole(seat)
+            if self._ingest.trust(seat) is CATCHING_UP
+            and not self._ingest.whole(seat)
+            and self._index.budget.room_bytes > 0  # else it would be no more whole than it is
         ]
 
     def knows(self, replica: str) -> bool:
@@ -127,6 +132,8 @@ class Stories:
             return Taken.OTHER_HASHES
         if sequencer.contradicts(read.mark):
             return Taken.OTHER_PROCESS
+        if read.blocks * (ROW_BYTES + NAME_BYTES) > self._index.budget.room_bytes:
+            return Taken.NO_ROOM
         ingest.borrow(seat, read.told.block_size_tokens)
         story = ingest.story(seat)
         await heard.purge()
@@ -136,8 +143,7 @@ class Stories:
                 return Taken.NOT_NEEDED  # somebody emptied the cache meanwhile, and our own story goes on from there
             for run in lot:
                 ingest.hold(seat, run)
-        await heard.resume(read.mark)
-        return Taken.LOADED if ingest.story(seat) == story else Taken.ROLLED
+        return Taken.LOADED if await heard.resume(read.mark) else Taken.ROLLED
 
 
 async def _read(told: Sequence[bytes], heard: Subscription) -> Snapshot:

@@ -95,6 +95,7 @@ class Subscription:
         self._process_start_seconds: float | None = None
         self._replaced = False
         self._nudge: asyncio.Future[None] | None = None
+        self._begun = False  # a story, since this was set
         self._errands: deque[Callable[[], Coroutine[None, None, None]]] = deque()
 
     def process_started(self, at_seconds: float) -> None:
@@ -146,15 +147,19 @@ class Subscription:
         """Free what was forgotten, bit by bit."""
         await self._purge()
 
-    async def resume(self, mark: Mark) -> None:
-        """Go on from where another router stood: for an errand that has just made `Ingest` hold what that one knew."""
-        story = self._ingest.story(self.seat)
+    async def resume(self, mark: Mark) -> bool:
+        """Go on from where another router stood: for an errand that has just made `Ingest` hold what that one knew.
+
+        Whether the story does go on from there; else it has begun in another way, and what was held is forgotten.
+        """
+        self._begun = False
         await self._settle(self._sequencer.resume(mark))
         if not self._sequencer.proven:
             await self._settle(self._sequencer.replay_ended(answered=False))
-        elif self._ingest.story(self.seat) == story:
+        if not self._begun:
             self._ingest.proven(self.seat)
         self._behind = self._connected
+        return not self._begun
 
     async def run(self) -> None:
         """Hear the replica until cancelled. Raises zmq.ZMQError when the address is none that ZMQ can connect to."""
@@ -321,6 +326,7 @@ class Subscription:
         self._observer.counted(self.seat, "batch", 1)
 
     async def _begin(self, begin: Begin) -> None:
+        self._begun = True
         lost = "a gap in them that no replay filled" if begin.cause is Cause.GAP else None
         self._ingest.begin(self.seat, whole=begin.whole, lost=lost)
         self._observer.forgotten(self.seat, begin.cause.value)

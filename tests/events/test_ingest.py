@@ -411,6 +411,7 @@ class Stream:
 
     def __init__(self, house: House, engine: PagedEngine, seat: Seat = SEAT) -> None:
         self.told = 0
+        self.begins = 0
         self._house = house
         self._engine = engine
         self._seat = seat
@@ -440,6 +441,7 @@ class Stream:
         if isinstance(ended, Replay):
             self.settle(ended)
         elif ended is not None:
+            self.begins += 1
             self._house.ingest.begin(self._seat, whole=ended.whole)
 
     def _take(self, step: object, events: Sequence[Event]) -> None:
@@ -449,6 +451,7 @@ class Stream:
 
     def _begin(self, step: Deliver | Replay) -> None:
         if step.begin is not None:
+            self.begins += 1
             self._house.ingest.begin(self._seat, whole=step.begin.whole)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from router.events.kinds import Event, Removed, Stored
@@ -120,6 +120,7 @@ def _content_name(prompt: Sequence[int], at: int) -> int:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32), st.integers(12, 60), st.sampled_from([2, 6, 20]), st.floats(0, 0.4), st.integers(0, 20))
+@example(2**32, 20, 20, 0.25, 18)  # the cache is emptied between the snapshot and the replay
 def test_a_newcomer_is_exact_as_soon_as_the_replay_reaches_the_snapshot_and_never_above_the_truth(
     seed: int, blocks: int, buffer_steps: int, loss: float, late_steps: int
 ) -> None:
@@ -167,11 +168,11 @@ def test_a_newcomer_is_exact_as_soon_as_the_replay_reaches_the_snapshot_and_neve
             mark = read(wire).mark
             if second.sequencer.meets(mark) and not second.sequencer.contradicts(mark):
                 take(two, wire)
-                story = two.ingest.story(SEAT)
+                begins = second.begins
                 second.settle(second.sequencer.resume(mark))
                 reached = engine.buffer[0][0] < mark.first + len(mark.fingerprints)
-                assert (two.ingest.story(SEAT) == story) == (reached and second.sequencer.proven)
-                if two.ingest.story(SEAT) == story:
+                assert (second.begins == begins) == reached
+                if reached:
                     two.ingest.proven(SEAT)
                     assert two.ingest.trust(SEAT) is Trust.EXACT
                     assert depths(two, prompts) == depths(one, prompts)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import msgspec
 import pytest
 
-from router.events.kinds import Batch, Removed
+from router.events.kinds import Batch, Cleared, Removed
 from router.events.pace import Pace
 from router.events.stories import Stories, Taken
 from router.events.zmq import Subscription
@@ -120,6 +120,18 @@ async def test_batches_that_came_since_it_was_told_are_neither_lost_nor_applied_
             await one.until(lambda it: depth(it.house) == 0)
 
 
+async def test_a_cache_that_was_emptied_since_is_taken_over_empty() -> None:
+    async with old_and_new() as (publisher, _, new, told):
+        await publisher.publish(Cleared(), block(0))
+        await publisher.publish(block(1))
+        publisher.meanwhile = encoded(Batch(1_005.0, (block(2),)))
+        publisher.waits_to_be_subscribed = False
+        # Heard or not, the newcomer's own story is whole by the clear; if not heard yet, the replay tells of it.
+        assert await new.take(told) in (Taken.LOADED, Taken.NOT_NEEDED)
+        await new.until(lambda it: it.ears.counts["batch"] >= 3 and depth(it.house) >= 2)
+        assert new.trust is Trust.EXACT
+
+
 async def test_a_story_that_the_replay_no_longer_reaches_is_discarded_whole() -> None:
     async with old_and_new() as (publisher, _, new, told):
         for n in range(3, 6):
@@ -186,6 +198,17 @@ async def test_a_story_of_a_fleet_with_another_seed_changes_nothing() -> None:
         story = new.house.ingest.story(SEAT)
         assert await new.take([*told[:-1], msgspec.msgpack.encode(head)]) is Taken.OTHER_HASHES
         assert new.house.ingest.story(SEAT) == story
+
+
+async def test_a_story_there_is_no_memory_for_is_left_alone() -> None:
+    async with old_and_new() as (_, _, new, told):
+        budget = new.house.index.budget
+        budget.limit_bytes = budget.used_bytes + 500
+        story = new.house.ingest.story(SEAT)
+        assert await new.take(told) is Taken.NO_ROOM
+        assert new.house.ingest.story(SEAT) == story
+        budget.limit_bytes = budget.used_bytes
+        assert new.stories.wanted() == []
 
 
 async def test_who_knows_the_whole_takes_nothing_and_who_does_not_tells_nothing() -> None:
