@@ -2,8 +2,8 @@
 
 Whoever hears a replica and has missed its beginning asks on a channel. Of those who know the whole, one tells: who is
 first to set a key that stands for CLAIM_SECONDS. It leaves the parts in a list that Redis drops by itself, and says on
-the channel where; every newcomer that waits for it reads it there. A snapshot that is of no use is asked for again,
-ever more seldom.
+the channel and under that key where; every newcomer that waits for it, or comes a moment later, reads it there. A
+snapshot that is of no use is asked for again, ever more seldom.
 
 The load that routers share does not depend on any of this: a fault here is counted, and tried again later.
 """
@@ -96,6 +96,7 @@ class Warm:
         """`prefix` begins every key and channel; `faults` are what a Redis client may raise."""
         self._prefix = prefix
         self._channel = f"{prefix}:warm"
+        self._stories_at = f"{prefix}:story:"
         self._boot = boot
         self._stories = stories
         self._faults = faults
@@ -106,6 +107,7 @@ class Warm:
         self._asked: dict[str, float] = {}  # by replica that is wanted: how long to wait, or waited last
         self._again_at_seconds: dict[str, float] = {}
         self._answered: set[str] = set()
+        self._tried: dict[str, str] = {}  # by replica: the last key that was read
 
     async def run(self, client: redis.asyncio.Redis) -> None:
         """Never ends. Raises nothing that Redis does."""
@@ -125,7 +127,7 @@ class Warm:
                 await ear.subscribe(self._channel)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._hear(ear, asks, answers))
-                tasks.create_task(self._want(client))
+                tasks.create_task(self._want(client, answers))
                 tasks.create_task(self._answer(client, asks))
                 tasks.create_task(self._take(client, answers))
         finally:
@@ -152,12 +154,13 @@ class Warm:
                 elif self._stories.knows(word.replica):
                     asks.put_nowait(word.replica)
 
-    async def _want(self, client: redis.asyncio.Redis) -> None:
+    async def _want(self, client: redis.asyncio.Redis, answers: asyncio.Queue[Word]) -> None:
         while True:
             now = self._clock.now()
             wanted = self._stories.wanted()
             for replica in self._asked.keys() - set(wanted):
                 del self._asked[replica], self._again_at_seconds[replica]
+                self._tried.pop(replica, None)
             for replica in wanted:
                 if now < self._again_at_seconds.get(replica, now):
                     continue
@@ -167,7 +170,14 @@ class Warm:
                 self._answered.discard(replica)
                 wait = FIRST_AGAIN_SECONDS if waited is None else min(2 * waited, LONGEST_AGAIN_SECONDS)
                 self._asked[replica], self._again_at_seconds[replica] = wait, now + wait
-                await self._publish(client, Word(self._boot, replica))
+                async with _command():
+                    told = await client.get(self._claim(replica))
+                key = told.decode() if isinstance(told, bytes) else ""
+                if key.startswith(self._stories_at) and key != self._tried.get(replica):
+                    with contextlib.suppress(asyncio.QueueFull):
+                        answers.put_nowait(Word(self._boot, replica, key))  # another has just been told
+                else:
+                    await self._publish(client, Word(self._boot, replica))
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _answer(self, client: redis.asyncio.Redis, asks: asyncio.Queue[str]) -> None:
@@ -175,8 +185,7 @@ class Warm:
         while True:
             replica = await asks.get()
             async with _command():
-                claim = f"{self._prefix}:claim:{replica}"
-                if not await client.set(claim, self._boot, nx=True, px=round(1000 * CLAIM_SECONDS)):
+                if not await client.set(self._claim(replica), self._boot, nx=True, px=round(1000 * CLAIM_SECONDS)):
                     continue
             try:
                 async with asyncio.timeout(ERRAND_SECONDS):
@@ -186,12 +195,14 @@ class Warm:
                 continue
             if told is None or sum(map(len, told)) > MOST_BYTES:
                 continue
-            key = f"{self._prefix}:story:{self._boot}:{self._number}"
+            key = f"{self._stories_at}{self._boot}:{self._number}"
             self._number += 1
             for at in range(0, len(told), PARTS_AT_ONCE):
                 async with _command():
                     await client.rpush(key, *told[at : at + PARTS_AT_ONCE])
                     await client.expire(key, round(KEPT_SECONDS))
+            async with _command():
+                await client.set(self._claim(replica), key, px=round(1000 * CLAIM_SECONDS))
             await self._publish(client, Word(self._boot, replica, key))
             self._counts.add(TOLD)
             self._say(f"{replica}: told another router what is in its cache")
@@ -202,6 +213,7 @@ class Warm:
             if word.replica not in self._asked or word.replica not in self._stories.wanted():
                 continue
             self._answered.add(word.replica)
+            self._tried[word.replica] = word.key
             told = await self._read(client, word.key)
             if told is None:
                 self._counts.add(Failed.GONE.value)
@@ -228,6 +240,9 @@ class Warm:
                 return None
             if len(some) < PARTS_AT_ONCE:
                 return told or None
+
+    def _claim(self, replica: str) -> str:
+        return f"{self._prefix}:claim:{replica}"
 
     async def _publish(self, client: redis.asyncio.Redis, word: Word) -> None:
         async with _command():

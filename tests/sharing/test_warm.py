@@ -126,6 +126,18 @@ async def test_newcomers_that_start_together_read_the_same_snapshot() -> None:
         assert len(knows.told) <= 2, "the second may have asked when the first had been answered"
 
 
+async def test_who_comes_a_moment_later_reads_what_the_first_was_told_and_no_router_need_tell_it_again() -> None:
+    knows = Known(r0=[b"a", b"b"])
+    async with redis_server() as server, routers(server, knows), redis.asyncio.Redis.from_url(server.url) as client:
+        async with routers(server, Known(["r0"])) as (first,):
+            await until(lambda: first.stories.taken)
+        await client.persist("homing:1:claim:r0")  # as if no time had gone by
+        async with routers(server, Known(["r0"])) as (second,):
+            await until(lambda: second.stories.taken)
+            assert second.stories.taken == {"r0": [b"a", b"b"]}
+        assert knows.told == ["r0"]
+
+
 async def test_what_nobody_knows_is_asked_for_again_and_is_taken_when_somebody_does() -> None:
     old, new = Known(), Known(["r0"])
     async with redis_server() as server, routers(server, old, new) as (_, newcomer):
