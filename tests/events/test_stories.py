@@ -87,8 +87,11 @@ async def old_and_new(pace: Pace | None = None) -> AsyncIterator[tuple[Publisher
 
 async def test_who_takes_a_story_over_is_exact_at_once_and_goes_on_from_there() -> None:
     async with old_and_new() as (publisher, old, new, told):
+        news: list[str] = []
+        new.ears.also = news.append
         assert await new.take(told) is Taken.LOADED
         assert (new.trust, depth(new.house)) == (Trust.EXACT, 3)
+        await new.until(lambda _: "up" in news)  # so that whoever keeps its trust looks again
         assert new.stories.wanted() == []
         await publisher.publish(block(3))
         await publisher.publish(Removed((1,)), block(4))
