@@ -24,6 +24,7 @@ from router.engines.handshakes import ANSWERING_WHOLE, HANDSHAKES
 from router.engines.vllm import Vllm
 from router.events.ingest import Ingest
 from router.events.silence import Silence
+from router.events.stories import Stories
 from router.fleet.health import Health
 from router.fleet.latency import Latency
 from router.fleet.ledger import Ledger
@@ -256,6 +257,8 @@ async def _running(configured: Config | ConfigSource, *, log: IO[bytes] | None, 
                     counts=metrics.shared,
                     say=say,
                     rng=random.Random(),
+                    stories=Stories(roster, ingest, index, keeper.streams.subscription),
+                    warm_counts=metrics.warm_index,
                 )
             membership, sources = Membership(keeper, say), tuple(sources_of(config, clock, say))
             house = House(

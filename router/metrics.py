@@ -123,6 +123,9 @@ class Metrics:
         )
         self.events = Tally("homing_kv_events", "KV event batches and what became of them.", "replica", "outcome")
         self.shared = Tally("homing_shared_messages", "Messages between routers, and what became of them.", "outcome")
+        self.warm_index = Tally(
+            "homing_warm_index", "What routers told each other of replicas' caches, and what became of it.", "outcome"
+        )
         self.reloads = Tally("homing_reloads", "Reloads of the configuration, and what became of them.", "outcome")
         self.ttft = Histogram(
             "homing_time_to_first_token_seconds",

@@ -49,7 +49,7 @@ EDGES = frozenset(
         *("prompt/template.py", "prompt/tokenizer.py", "prompt/source.py", "prompt/read.py", "prompt/engine.py"),
         "prompt/lru.py",  # a lock: the reading threads share it
         *("events/zmq.py", "events/pace.py", "events/streams.py"),
-        "sharing/redis.py",
+        *("sharing/redis.py", "sharing/apart.py", "sharing/warm.py"),
         *("policy/load.py", "lab/compare.py", "lab/record.py", "lab/run.py", "lab/simulate.py"),
         *(
             "sim/server.py",

@@ -18,6 +18,7 @@ from router.events.adopt import NAMELESS_BYTES, Nameless, Sent, SentPrompts
 from router.events.kinds import EngineHash, Stored
 from router.events.names import NAME_BYTES, Names
 from router.events.orphans import ORPHAN_BYTES, Orphans
+from router.events.snapshot import Run, runs
 from router.fleet.replica import Seat
 from router.index.base import Tier
 from router.index.memory import MemoryIndex
@@ -72,6 +73,7 @@ class Hearing:
         self.story = 0  # which beginning of the replica's cache this is; 0: none has begun
         self.whole = False
         self.lost: str | None = None  # what shows that this story has lost something
+        self.borrowed = False  # another router told it, and the stream has not shown yet that it goes on from there
         self.exact_reports = 0  # in a row
         self.block_size_tokens: int | None = None
         self.attached: deque[bool] = deque(maxlen=COVERAGE_STORES)
@@ -124,9 +126,19 @@ class Hearing:
         self._owned = None if whole else set()
         self.whole = whole
         self.lost = lost
+        self.borrowed = False
         self.story += 1
         self.exact_reports = 0
         self._next_up = None
+
+    def runs(self) -> Iterator[Run]:
+        """All that is held under names: with the block size, the whole of what events are applied to (`snapshot`)."""
+        return runs(self._names.entries(), self._index.parent)
+
+    def hold(self, run: Run) -> None:
+        """One of the `runs` of another hearing of the same process."""
+        for _ in range(run.copies):
+            self._hold(run.names, run.hashes, run.above, run.tier)
 
     def store(self, event: Stored) -> None:
         """A run was stored: index it, or let it wait for its parent."""

@@ -24,6 +24,7 @@ from functools import partial
 from router.events.adopt import Sent
 from router.events.hearing import Bounds, Hearing, Pulse, Tally
 from router.events.kinds import Cleared, Event, Removed, Stored
+from router.events.snapshot import Run, Told
 from router.fleet.replica import Seat
 from router.index.base import CATCHING_UP, EXACT, GUESSED, LOAD_ONLY, Trust
 from router.index.memory import MemoryIndex
@@ -101,6 +102,47 @@ class Ingest:
         """Free memory of what was forgotten, up to so many blocks. Whether there is more."""
         return self._index.purge(max_blocks)
 
+    # What routers tell each other
+
+    def told(self, seat: Seat) -> Told | None:
+        """All that is known of the replica, for another router; None: not the whole."""
+        hearing = self._hearings.get(seat)
+        if hearing is None or self.trust(seat) is not EXACT or not hearing.whole:
+            return None
+        return Told(hearing.plain_root, hearing.block_size_tokens, hearing.runs())
+
+    def fits(self, seat: Seat, told: Told) -> bool:
+        """Whether whoever tells hashes as we do, and blocks of the same size."""
+        hearing = self._hearings.get(seat)
+        return (
+            hearing is not None
+            and hearing.plain_root == told.root
+            and hearing.block_size_tokens in (None, told.block_size_tokens)
+        )
+
+    def borrow(self, seat: Seat, block_size_tokens: int | None) -> None:
+        """A story begins that another router tells: `hold` its runs, and say `proven` once the stream goes on from it.
+        Until then it is no more than CATCHING_UP."""
+        hearing = self._hearings[seat]
+        hearing.forget(whole=True)
+        hearing.block_size_tokens = block_size_tokens
+        hearing.borrowed = True
+
+    def hold(self, seat: Seat, run: Run) -> None:
+        hearing = self._hearings.get(seat)
+        if hearing is not None:
+            hearing.hold(run)
+
+    def proven(self, seat: Seat) -> None:
+        hearing = self._hearings.get(seat)
+        if hearing is not None:
+            hearing.borrowed = False
+
+    def story(self, seat: Seat) -> int | None:
+        """Which beginning of the replica's cache it is that we know; another number: all before is forgotten."""
+        hearing = self._hearings.get(seat)
+        return None if hearing is None else hearing.story
+
     # What was sent and reported
 
     def sent(
@@ -143,7 +185,7 @@ class Ingest:
         if not hearing.up:
             return LOAD_ONLY
         promoted = hearing.exact_reports >= PROMOTION_REPORTS and not hearing.orphans
-        return EXACT if hearing.whole or promoted else CATCHING_UP
+        return EXACT if (hearing.whole and not hearing.borrowed) or promoted else CATCHING_UP
 
     def coverage(self, seat: Seat) -> float:
         """Of the last stores, the share (0 to 1) that hung on something known. 1 for a whole story."""

@@ -77,5 +77,11 @@ class Names:
         """Our hashes of all named blocks; one that is in several tiers comes several times."""
         return chain.from_iterable(known.values() for known in self._by_tier.values())
 
+    def entries(self) -> Iterator[tuple[Tier, EngineHash, int, int]]:
+        """Tier, name, our hash and copies of each. The names may not change while this is walked."""
+        for tier, known in self._by_tier.items():
+            for name, block in known.items():
+                yield tier, name, block, 1 + self._further_copies.get((tier, name), 0)
+
     def _copy(self, tier: Tier, name: EngineHash) -> None:
         self._further_copies[tier, name] = self._further_copies.get((tier, name), 0) + 1

@@ -36,6 +36,16 @@ REMEMBERED_BATCHES = 4096
 START_TIME_TOLERANCE_SECONDS = SAME_START_SECONDS
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Where one router stands in a story, for another to go on from: the last batches it applied, without a hole."""
+
+    first: int  # number of the first of these
+    fingerprints: tuple[int, ...]  # at least one
+    time_seconds: float  # of the last
+    process_start_seconds: float | None
+
+
 class Cause(Enum):
     """Why a replica's blocks are forgotten. The values are metric labels."""
 
@@ -96,11 +106,49 @@ class Sequencer:
         self._cause = Cause.JOIN
         self._process_start_seconds: float | None = None
         self._restarted_since_probe = False
+        self._borrowed = False  # the place in the story is another router's, and not proven yet
 
     @property
     def expected(self) -> int | None:
         """The next number of the story; None when there is no story yet."""
         return self._expected
+
+    @property
+    def proven(self) -> bool:
+        """Whether the connection there is now has been shown to go on with the story."""
+        return self._proven and self._expected is not None
+
+    def mark(self) -> Mark | None:
+        """Where the story stands; None: nowhere yet, or not proven."""
+        if not (self._proven and self._held):
+            return None
+        return Mark(min(self._held), tuple(self._held.values()), self._last_time_seconds, self._process_start_seconds)
+
+    def meets(self, mark: Mark) -> bool:
+        """Whether the mark's batches reach back to where we stand: what still waits to be read is known by them."""
+        return self._expected is not None and mark.first <= self._expected
+
+    def contradicts(self, mark: Mark) -> bool:
+        """Whether the mark is of another process than the one we hear, by its start time or by a batch of both."""
+        ours, theirs = self._process_start_seconds, mark.process_start_seconds
+        if ours is not None and theirs is not None and abs(ours - theirs) > START_TIME_TOLERANCE_SECONDS:
+            return True
+        told = enumerate(mark.fingerprints, mark.first)
+        return any(self._held.get(number, fingerprint) != fingerprint for number, fingerprint in told)
+
+    def resume(self, mark: Mark) -> Replay:
+        """Stand where another router stood; the mark must meet our story. As after a reconnection, a replay has to
+        prove it; what it disproves was never ours, so that is no restart and no gap."""
+        numbered = dict(enumerate(mark.fingerprints, mark.first))
+        last = mark.first + len(mark.fingerprints) - 1
+        # What we heard ourselves may come once more from the queue; what goes beyond the mark is to be applied again.
+        own = {number: held for number, held in self._held.items() if last - REMEMBERED_BATCHES < number < mark.first}
+        self._forget()
+        self._held = {**own, **numbered}
+        self._expected = last + 1
+        self._last_time_seconds = mark.time_seconds
+        self._borrowed = True
+        return self._ask()
 
     def connected(self) -> Replay:
         """A connection has come up, the first or a later one."""
@@ -168,7 +216,8 @@ class Sequencer:
             held = self._held.get(sequence)
             if held is not None and held != fingerprint:
                 return self._restart()
-            self._proven = self._proven or held is not None
+            if held is not None:
+                self._proven, self._borrowed = True, False
             return _DROP
         if sequence == expected and (self._proven or expected == 0):
             self._proven = True
@@ -176,7 +225,7 @@ class Sequencer:
             return _DELIVER
         if not first_answer and self._proven and expected > self._floor:
             return self._ask()  # a hole in the answer, and it brought us further
-        self._cause = Cause.GAP
+        self._cause = Cause.JOIN if self._borrowed else Cause.GAP
         return self._place(sequence, time_seconds, fingerprint)
 
     def replay_ended(self, *, answered: bool) -> Begin | Replay | None:
@@ -185,8 +234,9 @@ class Sequencer:
         if not answered:
             if expected is None or self._proven:
                 return None
+            cause = Cause.JOIN if self._borrowed else Cause.UNPROVEN
             self._forget()
-            return Begin(Cause.UNPROVEN, whole=False)
+            return Begin(cause, whole=False)
         if self._answers:
             return None
         if expected is None:  # nothing published yet: the story is whole, and empty
@@ -222,11 +272,13 @@ class Sequencer:
         self._last_time_seconds = float("-inf")
         self._held.clear()
         self._proven = False
+        self._borrowed = False
         self._cause = Cause.JOIN
 
     def _restart(self) -> Replay:
+        borrowed = self._borrowed
         self._forget()
-        self._restarted_since_probe = True
+        self._restarted_since_probe = not borrowed
         self._answers = 0
         self._floor = 0
-        return Replay(0, Begin(Cause.RESTART, whole=False))
+        return Replay(0, Begin(Cause.JOIN if borrowed else Cause.RESTART, whole=False))

@@ -72,6 +72,11 @@ class Streams:
         heard = self._heard.get(seat)
         return None if heard is None else heard.subscription.address
 
+    def subscription(self, seat: Seat) -> Subscription | None:
+        """What hears the replica now; None: nothing."""
+        heard = self._heard.get(seat)
+        return None if heard is None else heard.subscription
+
     def process_started(self, seat: Seat, at_seconds: float) -> None:
         """The start time the replica tells of itself, each time it tells it."""
         heard = self._heard.get(seat)

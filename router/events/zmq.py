@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import zmq
 from xxhash import xxh3_64_intdigest
@@ -26,7 +27,7 @@ from xxhash import xxh3_64_intdigest
 from router.events.ingest import Ingest
 from router.events.kinds import Batch, Cleared, Wire, WireFault
 from router.events.pace import Pace
-from router.events.sequence import Begin, Cause, Deliver, Replay, Sequencer
+from router.events.sequence import Begin, Cause, Deliver, Mark, Replay, Sequencer
 from router.fleet.replica import EventAddress, Seat
 
 PURGE_BLOCKS = 1000  # visited in one go after a replica's blocks were forgotten
@@ -36,6 +37,8 @@ _EVENT = struct.Struct(
     "=H"
 )  # how a monitor message begins: the kind of event; its value and address do not matter here
 REPLAY_MESSAGES = 20_000  # twice vLLM's default buffer, so that a whole replay fits while we are busy
+
+T = TypeVar("T")
 
 
 class Observer(Protocol):
@@ -92,6 +95,8 @@ class Subscription:
         self._process_start_seconds: float | None = None
         self._replaced = False
         self._nudge: asyncio.Future[None] | None = None
+        self._begun = False  # a story, since this was set
+        self._errands: deque[Callable[[], Coroutine[None, None, None]]] = deque()
 
     def process_started(self, at_seconds: float) -> None:
         """The start time (Unix seconds) the replica tells of itself; looked at as soon as the stream's task can."""
@@ -104,6 +109,57 @@ class Subscription:
         self._replaced = True
         if self._nudge is not None and not self._nudge.done():
             self._nudge.set_result(None)
+
+    @property
+    def sequencer(self) -> Sequencer:
+        """To be asked, and only by an errand."""
+        return self._sequencer
+
+    async def breathe(self) -> None:
+        """To be awaited before each small piece of an errand's work."""
+        await self._pace.breathe()
+
+    def errand(self, work: Callable[[], Coroutine[None, None, T]]) -> asyncio.Future[T]:
+        """Have something done in the stream's own task, between two batches, while the replica's story stands still.
+
+        Never done if the stream ends before: wait with a timeout. What it raises ends the stream as well.
+        """
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        async def run() -> None:
+            if done.done():
+                return  # nobody waits for it any more
+            try:
+                result = await work()
+            except Exception as fault:
+                if not done.done():
+                    done.set_exception(fault)
+                raise
+            if not done.done():
+                done.set_result(result)
+
+        self._errands.append(run)
+        if self._nudge is not None and not self._nudge.done():
+            self._nudge.set_result(None)
+        return done
+
+    async def purge(self) -> None:
+        """Free what was forgotten, bit by bit."""
+        await self._purge()
+
+    async def resume(self, mark: Mark) -> bool:
+        """Go on from where another router stood: for an errand that has just made `Ingest` hold what that one knew.
+
+        Whether the story does go on from there; else it has begun in another way, and what was held is forgotten.
+        """
+        self._begun = False
+        await self._settle(self._sequencer.resume(mark))
+        if not self._sequencer.proven:
+            await self._settle(self._sequencer.replay_ended(answered=False))
+        if not self._begun:
+            self._ingest.proven(self.seat)
+        self._behind = self._connected
+        return not self._begun
 
     async def run(self) -> None:
         """Hear the replica until cancelled. Raises zmq.ZMQError when the address is none that ZMQ can connect to."""
@@ -139,6 +195,8 @@ class Subscription:
         if self._replaced:
             self._replaced = False
             await self._settle(self._sequencer.replaced())
+        while self._errands:
+            await self._errands.popleft()()
         if message is not None:
             await self._live(message)
         elif self._behind:
@@ -268,6 +326,7 @@ class Subscription:
         self._observer.counted(self.seat, "batch", 1)
 
     async def _begin(self, begin: Begin) -> None:
+        self._begun = True
         lost = "a gap in them that no replay filled" if begin.cause is Cause.GAP else None
         self._ingest.begin(self.seat, whole=begin.whole, lost=lost)
         self._observer.forgotten(self.seat, begin.cause.value)
@@ -301,7 +360,7 @@ class Subscription:
         try:
             for descriptor in descriptors:
                 loop.add_reader(descriptor, stirs)
-            nudged = self._process_start_seconds is not None or self._replaced
+            nudged = self._process_start_seconds is not None or self._replaced or bool(self._errands)
             if any(map(_readable, sockets)) or (to_nudge and nudged):
                 return True
             async with asyncio.timeout(timeout_seconds):

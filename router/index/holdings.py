@@ -51,6 +51,12 @@ class Holdings:
         hash_of = self.table.hash_of
         return (hash_of[row] for row in range(1, len(hash_of)))
 
+    def parent(self, block: int) -> int | None:
+        """The block this one hangs below, held or not; None: it begins a prompt, or is not known."""
+        value = self.table.values.get(block)
+        parent_row = ROOT if value is None else self.table.parent[value & ROW_MASK]
+        return None if parent_row in (ROOT, ADRIFT) else self.table.hash_of[parent_row]
+
     def store_run(self, bit: int, blocks: Sequence[int], parent: int | None, tier: Tier) -> int:
         """One more copy of each block, as `MemoryIndex.store_run` tells it. How many leading blocks were taken."""
         table = self.table

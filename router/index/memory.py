@@ -140,6 +140,10 @@ class MemoryIndex:
         bit = self.slots.bit(seat)
         return depths(self._holdings.table.values.get, hashes, bit)[-1][0] if bit else 0
 
+    def parent(self, block: int) -> int | None:
+        """The block that a held one hangs below; None: it begins a prompt."""
+        return self._holdings.parent(block)
+
     # Figures
 
     @property

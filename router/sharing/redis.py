@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import importlib.util
 import traceback
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -28,10 +28,12 @@ from router.fleet.roster import Roster
 from router.index.memory import MemoryIndex
 from router.index.open_blocks import OpenBlocks
 from router.metrics import Tally
+from router.sharing.apart import apart
 from router.sharing.message import Malformed, unpack
 from router.sharing.peers import Heard
 from router.sharing.side import SWEEP_SECONDS, TELL_SECONDS, Side
 from router.sharing.teller import WHOLE_SECONDS
+from router.sharing.warm import Stories, Warm
 
 if TYPE_CHECKING:
     import redis.asyncio
@@ -72,9 +74,12 @@ class Line:
         counts: Tally,
         say: Say,
         rng: Random,
+        stories: Stories | None = None,
+        warm_counts: Tally | None = None,
     ) -> None:
         """`router` is our name where none is configured; `freed` are called when a replica has room that others took
-        before. No connection is made. Raises ConfigError."""
+        before; `stories` is what we know of caches, told to newcomers and asked for as one (`warm`). No connection is
+        made. Raises ConfigError."""
         self._open, self._faults = _client(settings)
         self._faults = (*self._faults, _Lost)
         self.where = settings.redis_url
@@ -91,6 +96,11 @@ class Line:
             freed=freed,
         )
         self.peers = self._side.peers
+        self._warm: Warm | None = None
+        if stories is not None:
+            prefix = f"{settings.name}:{PROTOCOL}"
+            counts_warm = counts if warm_counts is None else warm_counts
+            self._warm = Warm(prefix, self.boot, stories, faults=self._faults, clock=clock, counts=counts_warm, say=say)
         self._clock = clock
         self._counts = counts
         self._say = say
@@ -107,7 +117,7 @@ class Line:
         """Never ends. A fault of ours is told, and the line made anew: it must not end the house."""
         while True:
             try:
-                await _apart(self._work())
+                await apart(self._work())
             except* Exception as bugs:
                 traceback.print_exception(bugs)
                 self._lost(_first(bugs))
@@ -129,7 +139,7 @@ class Line:
     async def _keep_connected(self) -> None:
         while True:
             try:
-                await _apart(self._connected())
+                await apart(self._connected())
             except* self._faults as faults:
                 self._lost(_first(faults))
             await asyncio.sleep(self._wait_seconds * self._rng.uniform(0.5, 1.0))
@@ -148,6 +158,8 @@ class Line:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._hear(ear))
                 tasks.create_task(self._speak(client))
+                if self._warm is not None:
+                    tasks.create_task(self._warm.run(client))
         finally:
             with contextlib.suppress(*self._faults):
                 async with asyncio.timeout(ANSWER_SECONDS):
@@ -222,22 +234,6 @@ class Line:
                 f"shared: {self.where} is away ({self.why}); this router counts only its own load and what the "
                 "replicas tell, until it is back"
             )
-
-
-async def _apart(work: Coroutine[None, None, None]) -> None:
-    """Await `work` in a task of its own, which ends with us.
-
-    A task group whose child fails just as its parent is cancelled tells of the failure alone (CPython 3.11): whoever
-    goes on after a failure would never hear that it is to end. Here the cancellation meets nothing but a wait.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.wait({task})
-    finally:
-        if not task.done():
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)  # however it ends: nobody asks any more
-    task.result()
 
 
 @contextlib.contextmanager

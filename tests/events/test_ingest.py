@@ -411,35 +411,37 @@ class Stream:
 
     def __init__(self, house: House, engine: PagedEngine, seat: Seat = SEAT) -> None:
         self.told = 0
+        self.begins = 0
         self._house = house
         self._engine = engine
         self._seat = seat
-        self._sequencer = Sequencer()
+        self.sequencer = Sequencer()
 
     def connect(self) -> None:
-        self._settle(self._sequencer.connected())
+        self.settle(self.sequencer.connected())
 
     def live(self, n: int) -> None:
         sequence, batch = self._engine.batches[n]
-        step = self._sequencer.accept(sequence, batch.time_seconds, sequence)
+        step = self.sequencer.accept(sequence, batch.time_seconds, sequence)
         if isinstance(step, Replay):
-            self._settle(step)
-            step = self._sequencer.accept(sequence, batch.time_seconds, sequence)
+            self.settle(step)
+            step = self.sequencer.accept(sequence, batch.time_seconds, sequence)
             assert not isinstance(step, Replay)
         self._take(step, batch.events)
 
-    def _settle(self, step: Replay) -> None:
+    def settle(self, step: Replay) -> None:
         self._begin(step)
         for sequence, batch in [numbered for numbered in self._engine.buffer if numbered[0] >= step.first]:
-            answer = self._sequencer.replayed(sequence, batch.time_seconds, sequence)
+            answer = self.sequencer.replayed(sequence, batch.time_seconds, sequence)
             if isinstance(answer, Replay):
-                self._settle(answer)
+                self.settle(answer)
                 return
             self._take(answer, batch.events)
-        ended = self._sequencer.replay_ended(answered=True)
+        ended = self.sequencer.replay_ended(answered=True)
         if isinstance(ended, Replay):
-            self._settle(ended)
+            self.settle(ended)
         elif ended is not None:
+            self.begins += 1
             self._house.ingest.begin(self._seat, whole=ended.whole)
 
     def _take(self, step: object, events: Sequence[Event]) -> None:
@@ -449,6 +451,7 @@ class Stream:
 
     def _begin(self, step: Deliver | Replay) -> None:
         if step.begin is not None:
+            self.begins += 1
             self._house.ingest.begin(self._seat, whole=step.begin.whole)
 
 

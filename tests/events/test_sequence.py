@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -330,3 +330,60 @@ def test_what_is_heard_is_always_an_unbroken_end_of_the_living_process(
     assert numbers == list(range(end - len(numbers), end))
     if listener.begins[-1].whole:
         assert numbers[0] == 0
+
+
+def test_who_goes_on_from_anothers_mark_drops_what_still_waits_in_the_queue() -> None:
+    old = listening(10)
+    new = listening(10, buffer_steps=3)
+    assert (new.begins[-1].whole, new.numbers) == (False, [7, 8, 9])
+    old.process.publish(4)
+    for n in range(10, 14):
+        old.hear(n)
+    new.process = old.process
+    mark = old.sequencer.mark()
+    assert mark is not None
+    mark = replace(mark, first=10, fingerprints=mark.fingerprints[10:])  # 8 and 9 only the newcomer has heard
+    assert new.sequencer.meets(mark)
+    assert not new.sequencer.contradicts(mark)
+    new.settle(new.sequencer.resume(mark))
+    for n in range(8, 14):  # unread when the mark was taken over
+        new.hear(n)
+    new.process.publish()
+    new.hear(14)
+    assert new.numbers == [7, 8, 9, 14], "all between was told by the other router"
+    assert len(new.begins) == 1
+
+
+def test_a_mark_of_another_process_is_known_by_its_start_time_or_a_batch_of_both() -> None:
+    mark = listening(10).sequencer.mark()
+    assert mark is not None
+    other = listening(10, buffer_steps=3)
+    assert not other.sequencer.contradicts(mark)
+    assert other.sequencer.process_started(50.0) is None
+    assert not other.sequencer.contradicts(replace(mark, process_start_seconds=50.5))
+    assert other.sequencer.contradicts(replace(mark, process_start_seconds=90.0))
+    assert other.sequencer.contradicts(replace(mark, fingerprints=(*mark.fingerprints[:-1], 5)))
+
+
+def test_there_is_no_mark_before_the_story_is_proven_and_none_meets_who_has_heard_nothing() -> None:
+    listener = listening(10)
+    mark = listener.sequencer.mark()
+    assert mark is not None
+    listener.sequencer.connected()
+    assert listener.sequencer.mark() is None
+    assert not Sequencer().meets(mark)
+    assert not listening(5).sequencer.meets(replace(mark, first=6))
+
+
+def test_a_mark_that_the_replay_disproves_is_neither_a_restart_nor_a_gap() -> None:
+    gone = listening(10).sequencer.mark()
+    assert gone is not None
+    listener = Listener(Process(start=3_000, count=12, buffer_steps=2))
+    listener.connect()
+    listener.process.buffer_steps = 10_000
+    assert listener.sequencer.process_started(1.0) is None
+    listener.settle(listener.sequencer.resume(gone))
+    assert listener.numbers == list(range(12))
+    assert {begin.cause for begin in listener.begins} == {Cause.JOIN}
+    step = listener.sequencer.process_started(100.0)
+    assert step == Replay(0, Begin(Cause.RESTART, whole=False)), "a real restart is still noticed"

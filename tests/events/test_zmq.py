@@ -66,6 +66,8 @@ class Publisher:
     ) -> None:
         self.batches: list[bytes] = []
         self.answers = True
+        self.waits_to_be_subscribed = True  # before it publishes `meanwhile`
+        self.rolled = 0  # batches that are kept for replay no longer
         self.answers_at_once: int | None = None  # more are dropped, and the end marker with them
         self.meanwhile: bytes | None = (
             None  # published live once, after a replay was asked for and before it is answered
@@ -74,6 +76,7 @@ class Publisher:
         self._topic_in_replay = topic_in_replay
         self._live: zmq.asyncio.Socket = context.socket(zmq.XPUB)
         self._live.sndhwm = send_queue_messages
+        self._live.setsockopt(zmq.XPUB_VERBOSE, 1)  # every subscriber is told of, not only the first
         self._replay: zmq.asyncio.Socket = context.socket(zmq.ROUTER)
 
     async def bind(self, live_port: int = 0, replay_port: int = 0) -> EventAddress:
@@ -102,10 +105,11 @@ class Publisher:
                 continue
             begin = int.from_bytes(first, "big")
             topic = [b"kv@here"] if self._topic_in_replay else []
-            answers = list(enumerate(self.batches))[begin:]
+            answers = list(enumerate(self.batches))[max(begin, self.rolled) :]
             cut = answers[: self.answers_at_once]
             if self.meanwhile is not None:
-                await self.subscribed()
+                if self.waits_to_be_subscribed:
+                    await self.subscribed()
                 self.batches.append(self.meanwhile)
                 self.meanwhile = None
                 self.send_now(len(self.batches) - 1)
@@ -186,11 +190,13 @@ async def publishing(
 
 
 @asynccontextmanager
-async def hearing(address: EventAddress, patience: Patience = HASTY) -> AsyncIterator[tuple[House, Ears, Subscription]]:
+async def hearing(
+    address: EventAddress, patience: Patience = HASTY, pace: Pace | None = None
+) -> AsyncIterator[tuple[House, Ears, Subscription]]:
     house, ears = House(whole=None), Ears()
     house.ingest.stream(SEAT, up=False)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    subscription = Subscription(context, SEAT, address, vllm_wire, house.ingest, ears, Pace(), patience)
+    subscription = Subscription(context, SEAT, address, vllm_wire, house.ingest, ears, pace or Pace(), patience)
     try:
         async with asyncio.TaskGroup() as group:
             task = group.create_task(subscription.run())
@@ -297,6 +303,7 @@ async def test_garbage_is_counted_and_the_stream_goes_on() -> None:
 async def test_a_batch_that_nobody_can_read_is_history_lost() -> None:
     async with publishing(blocks=1) as (publisher, address), hearing(address) as (house, ears, _):
         await publisher.subscribed()
+        await ears.until(lambda: ears.up)
         publisher.batches.append(b"garbage")
         await publisher.send(1, b"garbage")
         await publisher.publish(block(0, name=50), block(1, name=50))

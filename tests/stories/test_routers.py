@@ -75,8 +75,10 @@ async def until(holds: Callable[[], Any]) -> None:
 
 
 @asynccontextmanager
-async def routing(fleet: FleetConfig, redis_url: str, path: Path, name: str) -> AsyncIterator[Router]:
-    """One router process. What it says on stderr is read to the end."""
+async def routing(
+    fleet: FleetConfig, redis_url: str, path: Path, name: str, among: str = "homing"
+) -> AsyncIterator[Router]:
+    """One router process, sharing with those of the fleet `among`. What it says on stderr is read to the end."""
     settings = {
         "listen": {"host": "127.0.0.1", "port": 0, "admin_port": 0},
         "replicas": [{"url": f"http://127.0.0.1:{fleet.port + i}", "id": f"r{i}"} for i in range(fleet.replicas)],
@@ -84,7 +86,7 @@ async def routing(fleet: FleetConfig, redis_url: str, path: Path, name: str) -> 
         "probe": {"interval_seconds": 0.5},
         "limits": {"notice_seconds": 0.0, "drain_seconds": 1.0, "slow_start_seconds": 0.0},
         "policy": "least_loaded",
-        "shared": {"router": name},
+        "shared": {"router": name, "name": among},
     }
     file = path / f"{name}.yaml"
     file.write_text(json.dumps(settings))
