@@ -15,6 +15,7 @@ from router.fleet.replica import FloatArray
 from router.policy import cost
 from router.policy.candidate import Candidates
 from router.policy.params import param
+from router.policy.pickers import mixed_keys
 from router.policy.scorers import Scorer
 from router.sim.timing import TIMINGS
 
@@ -25,6 +26,18 @@ def uncached_tokens(candidates: Candidates) -> FloatArray:
     """Prefill that this request would need there."""
     tokens: FloatArray = candidates.prompt_tokens + candidates.other_tokens - cost.believed_tokens(candidates)
     return tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Placebo:
+    """Nothing but another chance: a nanosecond at most, by prompt and replica. What it is worth is the lab's noise."""
+
+    seconds: float = param(1e-9, least=0.0)
+
+    def cost_seconds(self, candidates: Candidates) -> FloatArray:
+        mixed = mixed_keys(candidates.id_keys, candidates.prefix_key)
+        share: FloatArray = mixed.astype(np.float64) / 2.0**64
+        return share * self.seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +117,17 @@ class EvictedValue:
 
 
 @dataclass(frozen=True, slots=True)
+class DecodePenalty:
+    """Slower steps in a replica that decodes much: for us, and by us for those who decode there."""
+
+    full_seconds: float = param(1.0, least=0.0)  # where the contexts of decoding requests fill the cache
+
+    def cost_seconds(self, candidates: Candidates) -> FloatArray:
+        seconds: FloatArray = candidates.context_tokens * (self.full_seconds / candidates.cache_tokens)
+        return seconds
+
+
+@dataclass(frozen=True, slots=True)
 class SessionPrice:
     """Leaving the replica where the session's last request went: its later turns will want to come back."""
 
@@ -143,10 +167,12 @@ class BelievingPrefill:
 
 
 LAB_SCORERS: Mapping[str, type[Scorer]] = {
+    "placebo": Placebo,
     "true_prefill": TruePrefill,
     "true_queue": TrueQueue,
     "shadow_price": ShadowPrice,
     "evicted_value": EvictedValue,
+    "decode_penalty": DecodePenalty,
     "session_price": SessionPrice,
     "replicate": Replicate,
     "believing_prefill": BelievingPrefill,

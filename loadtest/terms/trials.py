@@ -54,12 +54,8 @@ def true_speed(timing: str, first_slower: float = 1.0) -> Trial:
 
 
 TRIALS: Mapping[str, Trial] = {
-    "no_decode": Trial("without the price of contexts that decode", drop=("decode",)),
-    "cache_in_use": Trial(
-        "distinct blocks of open requests in place of the contexts that decode",
-        {"cache_in_use": {"full_seconds": 3}},
-        drop=("decode",),
-    ),
+    "placebo": Trial("nothing but another chance: what the noise of a comparison comes to", {"placebo": {}}),
+    "no_cache_in_use": Trial("without the price of a cache in use", drop=("cache_in_use",)),
     "no_waited": Trial("without the price of having waited", drop=("waited",)),
     "no_open_requests": Trial("without the price of open requests", drop=("open_requests",)),
     "believing": Trial(
@@ -72,10 +68,16 @@ TRIALS: Mapping[str, Trial] = {
         drop=("prefill",),
     ),
     "evicted_value": Trial(
-        "what a placement evicts that is wanted, in place of the contexts that decode",
+        "what a placement evicts that is wanted, in place of the cache in use",
         {"evicted_value": {"weight": 3}},
-        drop=("decode",),
+        drop=("cache_in_use",),
         lingering_requests=400,
+    ),
+    "decode_penalty": Trial("1 s where decoding requests fill the cache", {"decode_penalty": {}}),
+    "decode_for_in_use": Trial(
+        "3 s where decoding requests fill the cache, in place of the cache in use",
+        {"decode_penalty": {"full_seconds": 3}},
+        drop=("cache_in_use",),
     ),
     "session_price": Trial("half a second for leaving the session's last replica", {"session_price": {}}),
     "replicate": Trial(

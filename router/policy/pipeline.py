@@ -15,7 +15,7 @@ from router.policy.filters import Filter, SessionHome
 from router.policy.hold import HoldRule
 from router.policy.pickers import Picker, Turn
 from router.policy.rivals import CacheUse, DynamoBlocks
-from router.policy.scorers import CacheInUse, Decode, OpenRequests, Scorer
+from router.policy.scorers import CacheInUse, OpenRequests, Scorer
 from router.policy.splitters import Splitter
 
 
@@ -108,7 +108,7 @@ class Policy:
 
     def answering_seconds(self, candidates: Candidates) -> FloatArray:
         """The part of the price that whoever answers a request costs, wherever its prompt was computed."""
-        terms = [term for term in self.terms if isinstance(term.scorer, OpenRequests | CacheInUse | Decode)]
+        terms = [term for term in self.terms if isinstance(term.scorer, OpenRequests | CacheInUse)]
         return self._sum(terms, candidates)
 
     def _sum(self, terms: Sequence[Term], candidates: Candidates) -> FloatArray:

@@ -57,21 +57,6 @@ class OpenRequests:
 
 
 @dataclass(frozen=True, slots=True)
-class Decode:
-    """What it costs to go where many decode: steps grow with their contexts, for them and for us.
-
-    The contexts also are the part of the cache that nobody else can use. A queue forgets a request when its prompt has
-    been computed; this tells to how many the replica is still home. The books have it at no cost per block.
-    """
-
-    full_seconds: float = param(3.0, least=0.0)  # where the contexts would fill the cache; in proportion below
-
-    def cost_seconds(self, candidates: Candidates) -> FloatArray:
-        seconds: FloatArray = candidates.context_tokens * (self.full_seconds / candidates.cache_tokens)
-        return seconds
-
-
-@dataclass(frozen=True, slots=True)
 class CacheInUse:
     """What it costs to go where open requests already hold much of the cache.
 
@@ -117,6 +102,5 @@ SCORERS: Mapping[str, type[Scorer]] = {
     "prefill": Prefill,
     "open_requests": OpenRequests,
     "cache_in_use": CacheInUse,
-    "decode": Decode,
     "waited": Waited,
 }

@@ -17,7 +17,7 @@ FLEET = Fleet(replicas=4, cache_tokens=307_328, block_size_tokens=64, timing="qw
 
 
 def routers(count: int) -> list[Brain]:
-    setup = Setup(load("disaggregated"), replicas=2, block_size_tokens=64, cache_blocks=1000)
+    setup = Setup(load("cache_aware"), replicas=2, block_size_tokens=64, cache_blocks=1000)
     brains = [Brain(setup, seed) for seed in range(count)]
     for brain in brains:
         for replica in range(2):

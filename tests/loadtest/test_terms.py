@@ -33,9 +33,9 @@ def test_every_trial_changes_the_policy_that_ships(name: str) -> None:
 
 def test_a_scorer_of_the_lab_is_unknown_to_policies_that_ship() -> None:
     assert not set(LAB_SCORERS) & set(SCORERS)
-    text = TEXT.replace("  open_requests: {}", "  session_price: {}")
+    text = TEXT.replace("  open_requests: {}", "  placebo: {}")
     assert parse(text, "lab", LAB_SCORERS).terms
-    with pytest.raises(ConfigError, match="session_price"):
+    with pytest.raises(ConfigError, match="placebo"):
         parse(text, "shelf")
 
 
@@ -94,12 +94,10 @@ def test_the_table_tells_each_trial_beside_ours(tmp_path: Path) -> None:
     out = tmp_path / "terms.md"
     main(
         [
-            *("--place", HOT, "--trial", "no_decode", "--trial", "no_waited"),
+            *("--place", HOT, "--trial", "placebo", "--trial", "no_waited"),
             *("--requests", "60", "--seeds", "1", "--jobs", "1", "--out", str(out)),
         ]
     )
     told = out.read_text()
-    rows = [
-        line for line in told.splitlines() if line.startswith(("| cache_aware |", "| no_decode |", "| no_waited |"))
-    ]
+    rows = [line for line in told.splitlines() if line.startswith(("| cache_aware |", "| placebo |", "| no_waited |"))]
     assert len(rows) == 5, "two trials in the summary, three policies in the place"

@@ -77,7 +77,7 @@ def test_the_explanation_lists_the_chosen_first_and_then_by_cost_with_every_term
             "queue_wait": 0.0,
             "prefill x6": pytest.approx(0.072),
             "waited x6": 0.0,
-            "decode": 0.0,
+            "cache_in_use": 0.0,
             "open_requests": 0.0,
         },
     }

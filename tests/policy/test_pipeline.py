@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 
 import pytest
 
@@ -89,9 +88,8 @@ def test_near_ties_spread_over_an_idle_fleet(name: str) -> None:
     assert max(picks.values()) < 150
 
 
-def test_new_beginnings_go_where_the_least_decodes() -> None:
-    idle = [candidate(seat, cache_tokens=100_000) for seat in range(8)]
-    rows = [replace(one, context_tokens=90_000.0 - 10_000 * one.seat) for one in idle]
+def test_new_beginnings_go_where_open_requests_hold_least_of_the_cache() -> None:
+    rows = [candidate(seat, used_tokens=90_000 - 10_000 * seat, cache_tokens=100_000) for seat in range(8)]
     assert choice(load("cache_aware"), columns(*rows), turn()).row == 7
 
 

@@ -77,7 +77,7 @@ picker: lowest
         "mine.yaml: filters[1].fctor: is not a parameter of bounded_load. Did you mean 'factor'? Known: factor.",
         "mine.yaml: filters[2]: is {'a': 1, 'b': 2}, but must be NAME or {NAME: {PARAMETER: VALUE}}.",
         "mine.yaml: scorers.queue_wiat: 'queue_wiat' is not a scorer. Did you mean 'queue_wait'? "
-        "Known: cache_in_use, cache_use, decode, dynamo_blocks, open_requests, prefill, prefill_times_batch, "
+        "Known: cache_in_use, cache_use, dynamo_blocks, open_requests, prefill, prefill_times_batch, "
         "prefix_miss, queue_rank, queue_wait, token_load, waited.",
         "mine.yaml: scorers.prefill.weight: is -1, but cannot be negative. Use 0 to switch the scorer off.",
         "mine.yaml: scorers.open_requests.seconds_each: is '1', but must be a number. The default is 0.0005.",

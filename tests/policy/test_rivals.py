@@ -302,7 +302,6 @@ def test_consistent_hash_ships_with_the_customary_bound() -> None:
 def test_only_the_policies_that_read_open_blocks_make_anybody_keep_them() -> None:
     assert load("dynamo").reads_open_blocks
     assert load("llmd_blend").reads_open_blocks
-    assert load("disaggregated").reads_open_blocks
-    assert not load("cache_aware").reads_open_blocks
+    assert load("cache_aware").reads_open_blocks
     assert not load("least_loaded").reads_open_blocks
     assert not load("mooncake").reads_open_blocks

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +9,7 @@ from hypothesis import strategies as st
 from router.index.base import Trust
 from router.policy.load import load
 from router.policy.rivals import RIVAL_SCORERS
-from router.policy.scorers import SCORERS, Decode, OpenRequests, Prefill, QueueWait, Waited
+from router.policy.scorers import SCORERS, OpenRequests, Prefill, QueueWait, Waited
 from tests.policy.makers import candidate, choice, columns
 
 
@@ -99,9 +97,3 @@ def test_a_request_goes_elsewhere_once_it_has_waited_for_as_long_as_a_copy_takes
     copy_seconds = 4_000 / 8_000
     assert goes(0.0) == goes(copy_seconds / 2) == 0
     assert goes(2 * copy_seconds) != 0
-
-
-def test_contexts_that_decode_are_priced_by_the_share_of_the_cache_they_fill() -> None:
-    busy = replace(candidate(0, cache_tokens=100_000), context_tokens=50_000.0)
-    costs = Decode(full_seconds=3.0).cost_seconds(columns(busy, candidate(1, cache_tokens=100_000), candidate(2)))
-    assert costs.tolist() == [1.5, 0.0, 0.0]
