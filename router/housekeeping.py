@@ -24,5 +24,5 @@ async def keep_house(house: House, clock: Clock, warming: Warming) -> None:
         for seat in house.roster.present():
             house.trust.refresh(seat)
         house.news.beat(clock.now())
-        if house.in_force.whole.policy.splitter is not None:
+        if house.in_force.configuration.policy.splitter is not None:
             warming.beat(clock.now())

@@ -19,7 +19,7 @@ HASH_DIGITS = 12  # of 64: it tells two configurations apart, and is no proof of
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
+class Configuration:
     """A configuration and all that it names, read and found good."""
 
     config: Config
@@ -70,36 +70,36 @@ class Reloaded:
 class InForce:
     """Changed by the reload only; `asked` is set by whoever wants one."""
 
-    def __init__(self, whole: Whole, clock: Clock) -> None:
+    def __init__(self, configuration: Configuration, clock: Clock) -> None:
         self._clock = clock
-        self.whole = whole
-        self.hash = whole.hash
+        self.configuration = configuration
+        self.hash = configuration.hash
         self.since_wall_seconds = clock.wall()
         self.last: Reloaded | None = None
         self.asked = asyncio.Event()
 
     @property
     def config(self) -> Config:
-        return self.whole.config
+        return self.configuration.config
 
-    def put(self, whole: Whole) -> None:
-        self.whole = whole
-        self.hash = whole.hash
+    def put(self, configuration: Configuration) -> None:
+        self.configuration = configuration
+        self.hash = configuration.hash
         self.since_wall_seconds = self._clock.wall()
 
     def as_json(self) -> Mapping[str, object]:
-        shadow = self.whole.shadow
+        shadow = self.configuration.shadow
         return {
             "hash": self.hash,
             "since_wall_seconds": self.since_wall_seconds,
-            "policy": self.whole.policy.name,
+            "policy": self.configuration.policy.name,
             "shadow_policy": None if shadow is None else shadow.name,
             "last_reload": None if self.last is None else self.last.as_json(),
         }
 
     def families(self) -> Iterable[Metric]:
         info = gauge_family("homing_config_info", "1 for the configuration in force.", ("hash", "policy"))
-        info.add_metric([self.hash, self.whole.policy.name], 1.0)
+        info.add_metric([self.hash, self.configuration.policy.name], 1.0)
         since = gauge_family("homing_config_loaded_timestamp_seconds", "When it came into force, in Unix time.", ())
         since.add_metric([], self.since_wall_seconds)
         good = gauge_family(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from router.gateway.in_force import Whole
+from router.gateway.in_force import Configuration
 
 # By key, or by section for all of it. Whatever is not here needs a restart.
 LIVE = frozenset(
@@ -29,7 +29,7 @@ LIVE = frozenset(
 )
 
 
-def changed(before: Whole, after: Whole) -> tuple[str, ...]:
+def changed(before: Configuration, after: Configuration) -> tuple[str, ...]:
     """The keys, in the file's order. A policy or a file of keys that is named as before may say something else."""
     found = list(_differing(before.config.model_dump(), after.config.model_dump()))
     for key, is_other in (

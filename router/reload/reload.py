@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from router.clock import Clock
 from router.errors import ConfigError
-from router.gateway.in_force import InForce, Reloaded, ReloadOutcome, Whole
+from router.gateway.in_force import Configuration, InForce, Reloaded, ReloadOutcome
 from router.metrics import Metrics
 from router.reload.changes import changed, needing_restart
 from router.reload.source import ConfigSource
@@ -26,7 +26,7 @@ class Reload:
         self,
         source: ConfigSource,
         in_force: InForce,
-        swap: Callable[[Whole], None],
+        swap: Callable[[Configuration], None],
         *,
         metrics: Metrics,
         clock: Clock,
@@ -63,24 +63,24 @@ class Reload:
         """Raises nothing: what went wrong is in the answer, in the log and in the metrics."""
         async with self._one_at_a_time:
             try:
-                whole = await asyncio.to_thread(self._source.read)
+                configuration = await asyncio.to_thread(self._source.read)
             except ConfigError as fault:
                 return self._ended(why, ReloadOutcome.REFUSED, faults=tuple(fault.faults))
             except Exception as bug:
                 traceback.print_exc()
                 return self._ended(why, ReloadOutcome.REFUSED, faults=(f"reading it failed: {bug!r}",))
-            return self._take_up(why, whole)
+            return self._take_up(why, configuration)
 
-    def _take_up(self, why: str, whole: Whole) -> Reloaded:
-        before = self._in_force.whole
-        keys = changed(before, whole)
+    def _take_up(self, why: str, configuration: Configuration) -> Reloaded:
+        before = self._in_force.configuration
+        keys = changed(before, configuration)
         if not keys:
             return self._ended(why, ReloadOutcome.UNCHANGED)
         bound = needing_restart(keys)
         if bound:
             return self._ended(why, ReloadOutcome.NEEDS_RESTART, changed=keys, needs_restart=bound)
         try:
-            self._swap(whole)
+            self._swap(configuration)
         except Exception as fault:
             if not isinstance(fault, ConfigError):
                 traceback.print_exc()

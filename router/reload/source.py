@@ -17,7 +17,7 @@ import yaml
 from router import config
 from router.config import Config
 from router.errors import ConfigError
-from router.gateway.in_force import Whole
+from router.gateway.in_force import Configuration
 from router.policy import load
 
 Look = Mapping[Path, bytes | None]  # a digest of what each file holds; None: it cannot be read
@@ -33,7 +33,7 @@ class ConfigSource:
         self._named: tuple[Path, ...] = ()  # the files that the configuration names, when it was last read
         self.read_at: Look = {}  # what was there when it was last read
 
-    def read(self) -> Whole:
+    def read(self) -> Configuration:
         """Raises ConfigError with every fault of every file."""
         policies, keys = _named(self.path, self._overrides)
         self._named = tuple(dict.fromkeys([*map(Path, filter(load.is_path, policies)), *keys]))
@@ -52,7 +52,7 @@ class ConfigSource:
                 faults += fault.faults
         if faults:
             raise ConfigError(faults)
-        return Whole(settings, loaded[0], loaded[1] if len(loaded) > 1 else None, _keys(settings))
+        return Configuration(settings, loaded[0], loaded[1] if len(loaded) > 1 else None, _keys(settings))
 
     def look(self) -> Look:
         """What the files hold now, by name: a mounted ConfigMap changes by a link that is turned, so neither an inode

@@ -20,7 +20,7 @@ from router.gateway.account import Account
 from router.gateway.admission import AdmissionLimits
 from router.gateway.dispatch import Dispatch
 from router.gateway.headers import Credentials
-from router.gateway.in_force import Whole
+from router.gateway.in_force import Configuration
 from router.gateway.room import Room
 from router.gateway.serve import Serve
 from router.gateway.shadowing import Shadowing
@@ -48,9 +48,9 @@ class Swap:
     metrics: Metrics
     say: Callable[[str], None]
 
-    def __call__(self, whole: Whole) -> None:
+    def __call__(self, configuration: Configuration) -> None:
         """Where it raises, some rooms have changed and others have not: call again with what was in force."""
-        config, house = whole.config, self.house
+        config, house = configuration.config, self.house
         limits = config.limits
         # First, for it alone can fail: each address gets a client of its own.
         house.membership.seen(CONFIGURED, configured(config))
@@ -58,33 +58,37 @@ class Swap:
         house.readiness.heed(config.readiness.coverage, config.readiness.wait_seconds)
         self.newcomers.heed(limits.slow_start_seconds)
         self.sessions.heed(config.sessions.max_sessions, config.sessions.idle_seconds)
-        self._policies(whole)
+        self._policies(configuration)
         self.serve.heed(
-            Credentials(whole.client_keys, self.serve.credentials.replica_key),
+            Credentials(configuration.client_keys, self.serve.credentials.replica_key),
             config.sessions.headers,
             config.usage_probe,
             int(limits.body_megabytes * 2**20),
-            reads_sessions=any(one.reads_sessions for one in whole.policies),
+            reads_sessions=any(one.reads_sessions for one in configuration.policies),
         )
-        house.in_force.put(whole)
+        house.in_force.put(configuration)
         # Last, for these let requests go on, which are to meet the new world whole.
         self.room.most_per_replica = limits.max_in_flight_per_replica
         house.admission.heed(admission_limits(config))
-        house.holding.heed(whole.policy.hold)
+        house.holding.heed(configuration.policy.hold)
 
-    def _policies(self, whole: Whole) -> None:
-        blocks = open_blocks_for(whole.policies)
+    def _policies(self, configuration: Configuration) -> None:
+        blocks = open_blocks_for(configuration.policies)
         if _kind(blocks) != _kind(self.account.open_blocks):
             self.account.keep_blocks(blocks)
-        self.decider.heed(whole.policy, whole.config.limits.max_in_flight_per_replica, self.account.open_blocks)
-        self.dispatch.heed(shadowing(whole, self.metrics, self.say))
+        self.decider.heed(
+            configuration.policy, configuration.config.limits.max_in_flight_per_replica, self.account.open_blocks
+        )
+        self.dispatch.heed(shadowing(configuration, self.metrics, self.say))
 
 
-def shadowing(whole: Whole, metrics: Metrics, say: Callable[[str], None]) -> Shadowing | None:
+def shadowing(configuration: Configuration, metrics: Metrics, say: Callable[[str], None]) -> Shadowing | None:
     """Who shows decisions to the shadow policy, where there is one."""
-    if whole.shadow is None:
+    if configuration.shadow is None:
         return None
-    return Shadowing(Shadow(whole.shadow, whole.policy, Random(whole.config.seed)), metrics, say)
+    return Shadowing(
+        Shadow(configuration.shadow, configuration.policy, Random(configuration.config.seed)), metrics, say
+    )
 
 
 def admission_limits(config: Config) -> AdmissionLimits:

@@ -7,37 +7,37 @@ from pydantic import BaseModel
 
 from router import config
 from router.config import Config
-from router.gateway.in_force import Whole
+from router.gateway.in_force import Configuration
 from router.policy import load
 from router.reload.changes import LIVE, changed, needing_restart
 
 BASE: dict[str, Any] = {"replicas": [{"url": "http://a:8000"}]}
 
 
-def whole(policy: str = "cache_aware", keys: frozenset[str] | None = None, **settings: Any) -> Whole:
-    return Whole(config.read(None, {**BASE, **settings}), load.load(policy), None, keys)
+def configuration(policy: str = "cache_aware", keys: frozenset[str] | None = None, **settings: Any) -> Configuration:
+    return Configuration(config.read(None, {**BASE, **settings}), load.load(policy), None, keys)
 
 
 def test_keys_are_named_as_they_are_written_down_to_the_one_that_changed() -> None:
-    after = whole(
+    after = configuration(
         limits={"queue_length": 5},
         replicas=[{"url": "http://b:8000"}],
         discovery={"kubernetes": {"selector": "app=vllm"}},
         seed=4,
     )
-    assert changed(whole(), after) == ("replicas", "discovery.kubernetes", "limits.queue_length", "seed")
-    assert needing_restart(changed(whole(), after)) == ("discovery.kubernetes", "seed")
+    assert changed(configuration(), after) == ("replicas", "discovery.kubernetes", "limits.queue_length", "seed")
+    assert needing_restart(changed(configuration(), after)) == ("discovery.kubernetes", "seed")
 
 
 def test_what_a_policy_or_a_file_of_keys_says_is_a_change_under_the_same_name() -> None:
-    assert changed(whole(), whole(policy="round_robin")) == ("policy",)
-    assert changed(whole(), whole(keys=frozenset({"one"}))) == ("auth.api_keys_file",)
+    assert changed(configuration(), configuration(policy="round_robin")) == ("policy",)
+    assert changed(configuration(), configuration(keys=frozenset({"one"}))) == ("auth.api_keys_file",)
     assert needing_restart(("policy", "auth.api_keys_file")) == ()
 
 
 def test_nothing_changed_is_nothing() -> None:
-    assert changed(whole(), whole()) == ()
-    assert whole().hash == whole().hash != whole(seed=1).hash
+    assert changed(configuration(), configuration()) == ()
+    assert configuration().hash == configuration().hash != configuration(seed=1).hash
 
 
 @pytest.mark.parametrize("key", sorted(LIVE))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from router.clock import ManualClock
-from router.gateway.in_force import InForce, ReloadOutcome, Whole
+from router.gateway.in_force import Configuration, InForce, ReloadOutcome
 from router.metrics import Metrics
 from router.reload.reload import Reload
 from router.reload.source import ConfigSource, Look
@@ -21,15 +21,15 @@ class Rooms:
         self._in_force = in_force
         self.policy, self.queue_length = "", 0
         self.broken = False
-        self(in_force.whole)
+        self(in_force.configuration)
 
-    def __call__(self, whole: Whole) -> None:
-        self.policy = whole.policy.name
+    def __call__(self, configuration: Configuration) -> None:
+        self.policy = configuration.policy.name
         if self.broken:
             self.broken = False
             raise RuntimeError("half way")
-        self.queue_length = whole.config.limits.queue_length
-        self._in_force.put(whole)
+        self.queue_length = configuration.config.limits.queue_length
+        self._in_force.put(configuration)
 
 
 class Stage:
@@ -74,13 +74,13 @@ class BeingWritten(ConfigSource):
         self.looks += 1
         return {Path("homing.yaml"): b"%d" % min(self.looks, self._changes)}
 
-    def read(self) -> Whole:
+    def read(self) -> Configuration:
         looks = self.looks
-        whole = super().read()
+        configuration = super().read()
         self.read_at = {Path("homing.yaml"): b"%d" % min(looks, self._changes)}
         self.looks = looks
         self.read_after.append(looks)
-        return whole
+        return configuration
 
 
 async def test_a_file_is_read_once_it_has_stood_for_two_looks_and_not_again(tmp_path: Path) -> None:

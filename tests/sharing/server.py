@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
 from loadtest.processes import redis_binary
+from router.sharing.redis import Line
 
 PATIENCE_SECONDS = 20.0
 
@@ -77,3 +79,22 @@ async def redis_server() -> AsyncIterator[Server]:
         yield server
     finally:
         await server.kill()
+
+
+async def until(holds: Callable[[], Any]) -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not holds():  # noqa: ASYNC110 - other tasks' state is what is asked; it tells no event
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def all_up(*lines: Line) -> AsyncIterator[None]:
+    """Routers' lines, running and connected."""
+    tasks = [asyncio.ensure_future(line.run()) for line in lines]
+    try:
+        await until(lambda: all(line.up for line in lines))
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

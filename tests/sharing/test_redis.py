@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +29,7 @@ from router.metrics import Tally
 from router.sharing import redis as redis_line
 from router.sharing.message import Row, Told, pack
 from router.sharing.redis import Line
-from tests.sharing.server import PATIENCE_SECONDS, Server, redis_server
+from tests.sharing.server import Server, all_up, redis_server, until
 
 
 @dataclass
@@ -88,24 +87,12 @@ class End:
         return int(sum(s.value for s in self.counts.family().samples if s.labels["outcome"] == outcome))
 
 
-async def until(holds: Callable[[], Any]) -> None:
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while not holds():  # noqa: ASYNC110 - other tasks' state is what is asked; it tells no event
-            await asyncio.sleep(0.01)
-
-
 @asynccontextmanager
 async def sharing(server: Server, *names: str, fleet: str = "homing") -> AsyncIterator[list[End]]:
     """These routers, all up."""
     ends = [End(SharedSettings(redis_url=server.url, name=fleet), name) for name in names]
-    tasks = [asyncio.ensure_future(end.line.run()) for end in ends]
-    try:
-        await until(lambda: all(end.line.up for end in ends))
+    async with all_up(*(end.line for end in ends)):
         yield ends
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def test_an_open_request_is_seen_by_every_other_router_and_gone_when_it_ends() -> None:

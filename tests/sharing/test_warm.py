@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from enum import Enum
@@ -20,8 +19,7 @@ from router.index.memory import MemoryIndex
 from router.metrics import Tally
 from router.sharing.redis import Line
 from router.sharing.warm import KEPT_SECONDS, PARTS_AT_ONCE
-from tests.sharing.server import Server, redis_server
-from tests.sharing.test_redis import until
+from tests.sharing.server import Server, all_up, redis_server, until
 
 
 class End(Enum):
@@ -89,14 +87,8 @@ class Router:
 async def routers(server: Server, *stories: Known) -> AsyncIterator[list[Router]]:
     """All up."""
     ends = [Router(server, f"router{number}", one) for number, one in enumerate(stories)]
-    tasks = [asyncio.ensure_future(end.line.run()) for end in ends]
-    try:
-        await until(lambda: all(end.line.up for end in ends))
+    async with all_up(*(end.line for end in ends)):
         yield ends
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def test_a_newcomer_is_told_by_one_of_those_who_know_and_every_part_arrives_in_order() -> None:

@@ -261,13 +261,13 @@ async def test_a_policy_that_splits_comes_and_goes(tmp_path: Path) -> None:
         assert "x-homing-prefill-replica" not in (await one.ask(text)).headers
         file.write_text(json.dumps(ALWAYS))
         one.house.in_force.asked.set()
-        await one.until(lambda: one.house.in_force.whole.policy.splitter is not None)
+        await one.until(lambda: one.house.in_force.configuration.policy.splitter is not None)
         await one.until(lambda: one.house.pairs.is_open(Seat(0), Seat(1)))  # introduced, now that somebody splits
         answer = await one.ask(f"{text} again", stream=True)
         assert answer.headers["x-homing-prefill-replica"] == "p0"
         file.write_text(json.dumps(WHOLE))
         one.house.in_force.asked.set()
-        await one.until(lambda: one.house.in_force.whole.policy.splitter is None)
+        await one.until(lambda: one.house.in_force.configuration.policy.splitter is None)
         assert "x-homing-prefill-replica" not in (await one.ask(f"{text} once more")).headers
         await one.nothing_left()
 
